@@ -1,0 +1,90 @@
+"""Each notebook runs from top to bottom and prints what is stored in it; the stored files are clean.
+
+One run serves as test and as comparison. On Linux texts must be equal and figures nearly so; elsewhere, where
+arithmetic and fonts differ, a notebook only has to run."""
+import ast
+import io
+import json
+import re
+import subprocess
+import sys
+from base64 import b64decode
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted(ROOT.glob('nbs/*.ipynb'))
+each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+
+
+def cells(path): return json.loads(path.read_text('utf-8'))['cells']
+
+
+def source(cell): return ''.join(cell['source'])
+
+
+def directives(cell): return set(re.findall(r'^#\| *([\w-]+)', source(cell), re.MULTILINE))
+
+
+def pixels(png): return np.asarray(Image.open(io.BytesIO(b64decode(''.join(png)))).convert('RGB')).astype(int)
+
+
+def same_figure(a, b):
+    "Whether two PNGs have the same size and differ visibly in at most one pixel of a hundred"
+    a, b = pixels(a), pixels(b)
+    return a.shape == b.shape and (abs(a - b).max(axis=2) > 32).mean() < .01
+
+
+def split_outputs(cell):
+    "What a cell printed, as its figures and all the rest"
+    rest = json.loads(json.dumps(cell.get('outputs', [])))
+    return [o['data'].pop('image/png') for o in rest if 'image/png' in o.get('data', {})], rest
+
+
+@each_notebook
+def test_runs_and_prints_what_is_stored(path, tmp_path):
+    cmd = [sys.executable, str(ROOT/'tools'/'refresh.py'), str(path), '--to', str(tmp_path)]
+    run = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
+    assert run.returncode == 0, run.stderr
+    if sys.platform != 'linux': return
+    for stored, fresh in zip(cells(path), cells(tmp_path/path.name), strict=True):
+        (figures, rest), (new_figures, new_rest) = split_outputs(stored), split_outputs(fresh)
+        assert rest == new_rest, f'{path.name} prints something else in:\n{source(stored)}'
+        assert len(figures) == len(new_figures) and all(map(same_figure, figures, new_figures)), \
+            f'{path.name} draws something else in:\n{source(stored)}'
+
+
+@each_notebook
+def test_stored_outputs_are_clean(path):
+    nb = json.loads(path.read_text('utf-8'))
+    assert nb['metadata'] == {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
+    assert len({c['id'] for c in nb['cells']}) == len(nb['cells'])
+    for out in [o for c in nb['cells'] for o in c.get('outputs', [])]:
+        assert out['output_type'] != 'error' and out.get('name') != 'stderr', out
+        text = json.dumps({**out, 'data': {k: v for k, v in out.get('data', {}).items() if not k.startswith('image')}})
+        assert not re.search(r'/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\| at 0x|\d+(\.\d+)?(it|B)/s', text), out
+
+
+@each_notebook
+def test_cells_with_imports_hold_nothing_else(path):
+    "nbdev may run the imports of a notebook without the rest, as for signatures in docs; what stands beside them would run too"
+    for cell in [c for c in cells(path) if c['cell_type'] == 'code' and 'nbdev_export(' not in source(c)]:
+        kinds = {isinstance(o, (ast.Import, ast.ImportFrom))
+                 for o in ast.parse(re.sub(r'^[%!].*$', '', source(cell), flags=re.MULTILINE)).body}
+        assert len(kinds) < 2, f'{path.name}: move the imports to a cell of their own:\n{source(cell)}'
+
+
+@each_notebook
+def test_opens_with_a_title_and_a_summary_alone(path):
+    "nbdev takes that cell for the page's title and description, and drops anything else in it"
+    title = next(source(c) for c in cells(path) if c['cell_type'] == 'markdown')
+    assert re.fullmatch(r'# .+\n\n> .+\n*', title), f'{path.name}: prose goes to the next cell:\n{title}'
+
+
+def test_each_module_comes_from_one_notebook():
+    exps = [m[1] for p in NOTEBOOKS for c in cells(p) if (m := re.search(r'^#\| *default_exp +(\w+)', source(c), re.M))]
+    modules = {p.stem for p in (ROOT/'mini_llm').glob('*.py')} - {'__init__', '_modidx'}
+    assert len(exps) == len(set(exps)) and set(exps) == modules

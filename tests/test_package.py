@@ -1,0 +1,109 @@
+"The package: what a wheel holds, what each module imports, and that names and versions agree"
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = ConfigParser(delimiters=['='])
+SETTINGS.read(ROOT/'settings.ini', encoding='utf-8')
+SETTINGS = SETTINGS['DEFAULT']
+MODULES = sorted(p.stem for p in (ROOT/'mini_llm').glob('*.py') if p.stem not in ('__init__', '_modidx'))
+
+# What importing a module must not load: start-up time is part of the interface
+NO_PLOTS = {'matplotlib', 'IPython'}
+LIGHT = NO_PLOTS | {'torch'}
+MUST_NOT_LOAD = dict(regex_split=LIGHT, files=LIGHT, corpus=LIGHT, bpe=LIGHT, dataset=LIGHT, run=LIGHT,
+                     attention=NO_PLOTS, gpt=NO_PLOTS, train=NO_PLOTS, generate=NO_PLOTS)
+IMPORT_NAMES = dict(ipython='IPython', pillow='PIL')
+
+
+def python(code, **kw):
+    "What a fresh Python prints"
+    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, **kw)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.strip()
+
+
+def requirements(key):
+    "Name and version range of each requirement"
+    return dict(re.fullmatch(r'([\w-]+)(.*)', o).groups() for o in SETTINGS[key].split())
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "A wheel built from a copy of the repository, so that nothing built earlier gets in"
+    folder = tmp_path_factory.mktemp('wheel')
+    for name in 'settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE': shutil.copy(ROOT/name, folder)
+    shutil.copytree(ROOT/'mini_llm', folder/'mini_llm', ignore=shutil.ignore_patterns('__pycache__'))
+    pip = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '.']
+    run = subprocess.run(pip, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return next(folder.glob('*.whl'))
+
+
+def test_wheel_holds_the_package_and_says_what_it_needs(wheel):
+    with zipfile.ZipFile(wheel) as z:
+        names = {n for n in z.namelist() if '.dist-info/' not in n}
+        meta = z.read(f"mini_llm-{SETTINGS['version']}.dist-info/METADATA").decode()
+    files = (p.relative_to(ROOT) for p in (ROOT/'mini_llm').rglob('*') if p.is_file() and '__pycache__' not in p.parts)
+    assert names == {p.as_posix() for p in files}
+    assert 'License-Expression: Apache-2.0' in meta and (ROOT/'README.md').read_text('utf-8').strip() in meta
+    needs = re.findall(r'^Requires-Dist: ([\w-]+)[^;\n]*$', meta, re.MULTILINE)
+    assert needs == list(requirements('requirements'))
+
+
+def test_wheel_works_with_the_runtime_packages_alone(wheel, tmp_path):
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(tmp_path), str(wheel)], check=True)
+    blocked = set(requirements('dev_requirements')) - set(requirements('requirements')) - {'pillow', 'setuptools'}
+    code = f'''
+import importlib, sys
+for name in {[IMPORT_NAMES.get(o, o) for o in sorted(blocked)]}: sys.modules[name] = None     # importing it now fails
+for name in {MODULES}: print(importlib.import_module('mini_llm.' + name).__file__)'''
+    loaded = python(code, cwd=tmp_path).splitlines()
+    assert len(loaded) == len(MODULES) and all(Path(o).is_relative_to(tmp_path) for o in loaded)
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_imports_are_required(module):
+    "Everything a module imports, also inside functions, is in the standard library or in the requirements"
+    tree = list(ast.walk(ast.parse((ROOT/'mini_llm'/f'{module}.py').read_text('utf-8'))))
+    names = {o.name for n in tree if isinstance(n, ast.Import) for o in n.names}
+    names |= {n.module for n in tree if isinstance(n, ast.ImportFrom) and not n.level}
+    assert {o.split('.')[0] for o in names} <= sys.stdlib_module_names | set(requirements('requirements'))
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_import_stays_cheap(module):
+    loaded = python(f"import sys, mini_llm.{module}; print(*{{o.split('.')[0] for o in sys.modules}})").split()
+    assert not MUST_NOT_LOAD[module] & set(loaded)
+
+
+def test_imports_point_downward():
+    "A module imports only modules whose notebooks stand before its own"
+    seen = []
+    for path in sorted(ROOT.glob('nbs/[0-9]*.ipynb')):
+        module = re.sub(r'^\d+[a-z]?_', '', path.stem)
+        tree = ast.parse((ROOT/'mini_llm'/f'{module}.py').read_text('utf-8'))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level: assert node.module in seen, f'{module} imports {node.module}'
+        seen.append(module)
+
+
+def test_environments_are_pinned_within_what_the_package_allows():
+    from packaging.specifiers import SpecifierSet
+    pins = requirements('dev_requirements')
+    assert all(re.fullmatch(r'==[\w.]+', o) for o in pins.values())
+    for name, allowed in requirements('requirements').items(): assert pins[name][2:] in SpecifierSet(allowed), name
+
+
+def test_version_is_one():
+    import mini_llm
+    assert mini_llm.__version__ == SETTINGS['version']
+    assert f"## {SETTINGS['version']}" in (ROOT/'CHANGELOG.md').read_text('utf-8')

@@ -1,0 +1,18 @@
+"README.md is index.ipynb seen from one folder further up"
+import runpy
+from pathlib import Path
+
+README = runpy.run_path(str(Path(__file__).resolve().parents[1]/'tools'/'readme.py'))
+
+
+def test_links_start_at_the_root():
+    text = '[a](01_bpe.ipynb#merges) ![b](images/c.png) [d](../LICENSE) [e](https://x.y/z) [f](#g)\n\n```python\nx[0](y)\n```'
+    assert README['prose'](text) == ('[a](nbs/01_bpe.ipynb#merges) ![b](nbs/images/c.png) [d](LICENSE) [e](https://x.y/z) '
+                                     '[f](#g)\n\n```python\nx[0](y)\n```')
+
+
+def test_cells_become_blocks_and_hidden_ones_vanish():
+    code = lambda src, *outputs: dict(cell_type='code', source=src, outputs=list(outputs))
+    out = dict(output_type='stream', name='stdout', text=['2\n'])
+    nb = dict(cells=[code('#| hide\nimport x', out), code('1+1', out), code('#| echo: false\n1+1', out)])
+    assert README['readme'](nb) == '```python\n1+1\n```\n\n```\n2\n```\n\n```\n2\n```\n'

@@ -1,0 +1,54 @@
+"""Build the site in `_docs` without Quarto: nbdev prepares the notebooks and smalldocs renders them.
+
+With Quarto, `nbdev_docs` builds the same pages. What Quarto does and smalldocs does not is done here: a page is named
+after its module, and formulas become MathML, so that a page needs nothing from the network."""
+import html
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from latex2mathml.converter import convert
+from nbdev.config import get_config
+from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.serve import proc_nbs
+from smalldocs.site import build
+
+FORMULA = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
+KATEX = re.compile(r'<(link|script)[^>]*/katex@[^>]*>(</script>)?')
+DONE_HERE = 'output-file is not read', 'html-math-method is ignored', 'html.grid is ignored'    # grid: in styles.css
+
+
+def page_name(nb):
+    "The page that nbdev chose for a notebook: `bpe.html` for `01_bpe.ipynb`"
+    front = ''.join(json.loads(nb.read_text('utf-8'))['cells'][0]['source'])
+    return re.search(r'^output-file: (\S+)$', front, re.MULTILINE)[1]
+
+
+def mathml(page):
+    "The page with its formulas as MathML, and without the scripts that would have drawn them"
+    formula = lambda m: convert(html.unescape(m[2]), display='block' if m[1] == 'display' else 'inline')
+    return KATEX.sub('', FORMULA.sub(formula, page))
+
+
+def main():
+    cfg = get_config()
+    refresh_quarto_yml()
+    nbdev_sidebar.__wrapped__()
+    proc = proc_nbs(force=True, n_workers=2)
+    site = build(proc, quiet=True)
+    names = {f'{nb.stem}.html': page_name(nb) for nb in proc.glob('*.ipynb')}
+    for path in [*site.out.glob('*.html'), site.out/'search.json']:
+        text = mathml(path.read_text('utf-8'))
+        for old, new in names.items(): text = text.replace(old, new)
+        path.unlink()
+        (site.out/names.get(path.name, path.name)).write_text(text, 'utf-8')
+    shutil.rmtree(cfg.doc_path, ignore_errors=True)
+    shutil.move(site.out, cfg.doc_path)
+    problems = [o for o in site.warnings if not any(d in o for d in DONE_HERE)]
+    print(*problems, f'{len(names)} pages in {cfg.doc_path.name}', sep='\n')
+    return 1 if problems else 0
+
+
+if __name__ == '__main__': sys.exit(main())
