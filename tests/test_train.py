@@ -1,0 +1,221 @@
+"Training as a user meets it: the command, and runs that are stopped, killed, damaged or given wrong input"
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mini_llm import files
+from mini_llm.bpe import END_OF_TEXT, Tokenizer
+from mini_llm.dataset import encode_corpus
+from mini_llm.files import sha256
+from mini_llm.run import Run
+from mini_llm.train import Trainer, load_state
+
+SMALL = '--steps 60 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --batch_size 4 --threads 1 --dtype float32 --dropout 0.2'.split()
+
+
+@pytest.fixture(scope='module')
+def tokens(root, tmp_path_factory):
+    "A folder in which train.py finds token files of a small corpus"
+    folder = tmp_path_factory.mktemp('tokens')
+    text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:30_000]
+    Tokenizer.train(text, 300, special_tokens=[END_OF_TEXT]).save(folder/'small300.model')
+    encode_corpus(folder/'small300.model', [text], folder/'datasets'/'small300')
+    return folder/'datasets'/'small300'
+
+
+@pytest.fixture
+def start(root, tokens, tmp_path):
+    "Start a command of the project in an empty folder"
+    def run(script, *args, **env):
+        return subprocess.Popen([sys.executable, root/script, *map(str, args)], cwd=tmp_path, text=True, encoding='utf-8',
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {'PYTHONUTF8': '1'} | env)
+    return run
+
+
+@pytest.fixture
+def finish(start):
+    "Run a command to its end: exit code, standard output, standard error"
+    def run(*args, **env):
+        p = start(*args, **env)
+        out, err = p.communicate(timeout=240)
+        return p.returncode, out, err
+    return run
+
+
+@pytest.fixture
+def reference(finish, tokens, tmp_path):
+    "A run that nobody disturbed"
+    assert finish('train.py', '--data', tokens, *SMALL)[0] == 0
+    return Run(tmp_path/'runs'/'small300-1')
+
+
+def wait_for_steps(path, n, process):
+    "Wait until a run has done at least `n` steps"
+    file = path/'metrics.jsonl'
+    while process.poll() is None and not (file.exists() and file.read_text('utf-8').count('\n') >= n): time.sleep(.005)
+    assert process.poll() is None, process.communicate()
+
+
+def assert_same(a, b):
+    "The same weights, byte for byte, at the end and at the best evaluation, and each step once with the same loss"
+    for name in 'model.safetensors', 'best/model.safetensors': assert sha256(a.path/name) == sha256(b.path/name)
+    row = lambda m: [m.get(k) for k in ('step', 'loss', 'grad_norm', 'lr', 'val_bits', 'sample')]
+    assert list(map(row, a.metrics)) == list(map(row, b.metrics))
+    ends = [{k: v for k, v in r.result.items() if k != 'seconds'} for r in (a, b)]
+    assert ends[0] == ends[1]
+
+
+def test_killed_at_random_points_and_resumed_is_the_same(reference, start, finish, tokens, tmp_path):
+    run = Run(tmp_path/'runs'/'small300-1').path.with_name('small300-2')
+    p = start('train.py', '--data', tokens, *SMALL, '--checkpoint_seconds', 0.01, '--accumulate', 1)
+    for n in sorted(random.Random(0).sample(range(1, 55), 3)):
+        wait_for_steps(run, n, p)
+        p.kill()
+        p.communicate()
+        assert Run(run).result is None
+        p = start('train.py', '--resume', run)
+    out, err = p.communicate(timeout=240)
+    assert p.returncode == 0, err
+    assert_same(Run(run), reference)
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no SIGINT or SIGTERM for another process')
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_stopped_by_a_signal_saves_and_says_how_to_go_on(reference, start, finish, tokens, tmp_path, number):
+    p = start('train.py', '--data', tokens, *SMALL)
+    run = tmp_path/'runs'/'small300-2'
+    wait_for_steps(run, 5, p)
+    p.send_signal(number)
+    out, err = p.communicate(timeout=60)
+    assert p.returncode == 128 + number and not err
+    assert 'python train.py --resume runs/small300-2' in out
+    assert f'stopped after step {len(Run(run).metrics)} of 60' in out
+    code, out, err = finish('train.py', '--resume')         # without a name: the newest unfinished
+    assert code == 0, err
+    assert 'resuming runs/small300-2' in out.replace('\\', '/')
+    assert_same(Run(run), reference)
+
+
+def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(reference, tmp_path, tokens, monkeypatch):
+    (reference.path/'result.json').unlink()
+    trainer = Trainer(reference)
+    trainer.restore()
+    before = sha256(reference.path/'state.safetensors')
+    trainer.plans, trainer.step = [[0, 100]], 60
+    trainer.train_one()
+    monkeypatch.setattr(files.os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
+    with pytest.raises(OSError, match='No space left'): trainer.checkpoint()
+    assert sha256(reference.path/'state.safetensors') == before
+    assert load_state(reference.path/'state.safetensors')[1]['step'] == 60
+    assert not list(reference.path.glob('.*tmp'))
+
+
+def test_a_run_never_overwrites_another_and_mentions_an_unfinished_one(reference, finish, tokens, tmp_path):
+    before = {p: sha256(p) for p in reference.path.rglob('*') if p.is_file()}
+    (reference.path/'result.json').rename(tmp_path/'kept.json')
+    code, out, err = finish('train.py', '--data', tokens, *SMALL[:1], 2, *SMALL[2:])
+    assert code == 0, err
+    assert 'small300-1 is unfinished' in out and 'small300-2' in out
+    (tmp_path/'kept.json').rename(reference.path/'result.json')
+    assert {p: sha256(p) for p in reference.path.rglob('*') if p.is_file()} == before
+
+
+def test_two_processes_cannot_train_one_run(start, finish, tokens, tmp_path):
+    p = start('train.py', '--data', tokens, *SMALL[:1], 100_000, *SMALL[2:])
+    wait_for_steps(tmp_path/'runs'/'small300-1', 3, p)
+    code, out, err = finish('train.py', '--resume', 'runs/small300-1')
+    p.kill()
+    p.communicate()
+    assert code == 2 and 'being trained by another process' in err
+
+
+def test_without_arguments_it_trains_on_the_newest_token_files(finish, tokens, tmp_path):
+    (tmp_path/'datasets').symlink_to(tokens.parent, target_is_directory=True)
+    code, out, err = finish('train.py', *SMALL[:1], 3, *SMALL[2:])
+    assert code == 0 and 'small300-1' in out, err
+    assert 'python generate.py' in out
+    code, out, err = finish('generate.py', 'En un lugar de la Mancha', '--seed', 1, '--max_new_tokens', 5)
+    assert code == 0 and out.startswith('En un lugar de la Mancha') and 'small300-1' in err
+
+
+def test_without_token_files_it_prints_the_command_that_makes_them(finish):
+    code, out, err = finish('train.py')
+    assert code == 2 and 'python dataset.py --train True --train_dataset' in err and 'Traceback' not in err
+
+
+@pytest.mark.parametrize('args, message', [
+    (['--preset', 'huge'], 'invalid choice'),
+    (['--n_head', '3', '--n_embd', '64'], 'n_head=3 does not divide n_embd=64'),
+    (['--steps', '5', '--minutes', '5'], 'give one of the two'),
+    (['--steps', '0'], 'steps=0 must be a number of at least 1'),
+    (['--context_length', '1000000'], 'too few'),
+    (['--data', 'nowhere'], 'holds no token files'),
+    (['--resume', 'nowhere'], 'is not a training run'),
+    (['--resume'], 'no unfinished run'),
+    (['--resume', 'x', '--steps', '5'], 'without other flags'),
+    (['--dropout', '1.5'], 'dropout=1.5'),
+])
+def test_wrong_input_is_one_clear_line(finish, tokens, args, message):
+    if not {'--data', '--resume'} & set(args): args = ['--data', tokens, *args]
+    code, out, err = finish('train.py', *args)
+    assert code == 2 and message in err and 'Traceback' not in err
+
+
+def test_token_files_made_anew_from_another_text_are_refused(finish, tokens, tmp_path, root):
+    data = tmp_path/'datasets'/'mine'
+    model = tokens.parent.parent/'small300.model'
+    encode_corpus(model, ['una historia ' * 500], data)
+    assert finish('train.py', '--data', data, *SMALL)[0] == 0
+    (tmp_path/'runs'/'mine-1'/'result.json').unlink()
+    encode_corpus(model, ['otra historia ' * 500], data)
+    code, out, err = finish('train.py', '--resume', 'runs/mine-1')
+    assert code == 2 and 'was made from corpus' in err and 'Traceback' not in err
+
+
+def test_a_damaged_checkpoint_is_refused_with_the_reason(finish, tokens, reference):
+    (reference.path/'result.json').unlink()
+    file = reference.path/'state.safetensors'
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    code, out, err = finish('train.py', '--resume', reference.path)
+    assert code == 2 and 'do not match their digest' in err
+
+
+def test_divergence_is_named_and_keeps_the_last_good_checkpoint(finish, tokens, tmp_path):
+    code, out, err = finish('train.py', '--data', tokens, *SMALL, '--learning_rate', 1e30, '--adam_learning_rate', 1e30)
+    assert code == 1 and re.search(r'step \d+: loss .* keeps its last good checkpoint', err) and 'Traceback' not in err
+    tensors, info = load_state(tmp_path/'runs'/'small300-1'/'state.safetensors')
+    assert all(t.isfinite().all() for t in tensors.values())
+
+
+def test_a_budget_in_minutes_is_kept_by_its_plans(finish, tokens, tmp_path):
+    code, out, err = finish('train.py', '--data', tokens, '--minutes', .05, *SMALL[2:], '--checkpoint_seconds', .5)
+    assert code == 0, err
+    run = Run(tmp_path/'runs'/'small300-1')
+    plans = run.result['plans']
+    assert plans[0][0] == 0 and plans[-1][1] == run.result['steps'] == len(run.metrics)
+    assert run.metrics[-1]['lr'] < .2, 'the learning rate must have fallen at the end'
+
+
+def test_a_cpu_without_bfloat16_trains_in_float32(finish, tokens, tmp_path):
+    "As an older CPU would: oneDNN and torch are told to use AVX2 at most, where bfloat16 is emulated and many times slower"
+    args = '--steps 12 --n_layer 4 --n_head 4 --n_embd 256 --context_length 64 --batch_size 4'.split()
+    code, out, err = finish('train.py', '--data', tokens, *args, ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2')
+    assert code == 0, err
+    run = Run(tmp_path/'runs'/'small300-1')
+    assert run.settings['machine']['dtype'] == 'float32'
+    assert run.metrics[-1]['loss'] < run.metrics[0]['loss']
+
+
+def test_help_explains_every_field():
+    from mini_llm.train import _parser
+    text = _parser().format_help()
+    for word in '--resume', '--preset', '--n_layer', 'Blocks', '--minutes', 'examples:': assert word in text

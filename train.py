@@ -1,0 +1,15 @@
+"Train a language model on token files: `python train.py --help` explains, `python train.py` just does it"
+from mini_llm.train import main
+
+# Edit these, or give any of them as a flag: python train.py --minutes 10 --preset small
+hyper_parameters = dict(
+    minutes=3,                  # or steps=1000
+    preset='mini',              # shape of the network: nano, mini, small, base
+    batch_size=16,              # windows in a batch
+    learning_rate=0.02,         # for the matrices (Muon)
+    adam_learning_rate=0.003,   # for the embedding and the norms (AdamW)
+    weight_decay=0.5,           # for the matrices
+    seed=0,
+)
+
+if __name__ == '__main__': raise SystemExit(main(**hyper_parameters))
