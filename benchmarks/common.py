@@ -1,0 +1,50 @@
+"What the benchmarks share: fair timing, and results as JSON with the machine they were measured on"
+import gc
+import json
+import platform
+import statistics
+import time
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+RESULTS = Path(__file__).parent/'results'
+
+
+def race(runs, repeats=7):
+    "Median seconds of each function, called in turn with garbage collection off, after one call to warm up"
+    times = {name: [] for name in runs}
+    for i in range(repeats + 1):
+        for name, f in runs.items():
+            gc.collect()
+            gc.disable()
+            start = time.perf_counter()
+            f()
+            seconds = time.perf_counter() - start
+            gc.enable()
+            if i: times[name].append(seconds)
+    return {name: statistics.median(o) for name, o in times.items()}
+
+
+def cpu():
+    "The processor's name, as far as the system tells"
+    info = Path('/proc/cpuinfo')
+    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')] if info.exists() else []
+    return f'{names[0]}, {len(names)} threads' if names else platform.processor()
+
+
+def report(name, rows, packages, **facts):
+    "Print the rows, and write them to results/<name>.json with date, CPU and versions"
+    width = max(len(row['work']) for row in rows)
+    for row in rows:
+        unit = row['unit']
+        print(f"{row['work']:{width}}  ours {row['ours']:,.4g} {unit}, {row['peer']} {row['theirs']:,.4g} {unit}: {row['ratio']:.2f}x")
+    data = dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), cpu=cpu(), python=platform.python_version(),
+                versions={p: version(p) for p in packages}, **facts, rows=rows)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS/f'{name}.json').write_text(json.dumps(data, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def row(work, unit, ours, peer, theirs):
+    "One line of a report: rates, of which more is better"
+    return dict(work=work, unit=unit, ours=ours, peer=peer, theirs=theirs, ratio=ours/theirs)
