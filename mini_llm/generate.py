@@ -167,7 +167,7 @@ def next_logits(
 # %% ../nbs/05_generate.ipynb #aaab5e39
 def generate_ids(
     model:GPT, # In evaluation mode
-    ids:Iterable[int], # Prompt
+    ids:list[int], # Prompt: a list, an array or a tensor with one dimension
     max_new_tokens:int=200, # Stop after so many
     sampling:Sampling=Sampling(), # How to choose
     seed:int|None=None, # The same seed, the same tokens (default: different ones each time)
@@ -175,6 +175,7 @@ def generate_ids(
 )->Iterator[int]: # New ids, one at a time
     "Continue a prompt token by token"
     if max_new_tokens < 0: raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0")
+    if np.ndim(ids) != 1: raise ValueError(f"a prompt is a list of ids in one dimension, not of shape {np.shape(ids)}")
     seen,end,rng = [int(i) for i in ids], set(end), np.random.default_rng(seed)
     asked,chosen = next_logits(model, seen), None
     for _ in range(max_new_tokens):

@@ -272,7 +272,7 @@ def load_state(
     "Read a checkpoint back; ValueError if it is damaged or something else"
     try:
         with safe_open(path, 'pt') as f:
-            header,tensors = f.metadata() or {}, {k:f.get_tensor(k) for k in f.keys()}
+            header,tensors = f.metadata() or {}, {k:f.get_tensor(k).clone() for k in f.keys()}
     except SafetensorError as e: raise ValueError(f"{path} is damaged or not a checkpoint: {e}") from e
     if 'mini_llm' not in header: raise ValueError(f"{path} is a safetensors file, but not a checkpoint of mini_llm")
     if header['digest'] != _digest(tensors): raise ValueError(f"{path} is damaged: its numbers do not match their digest")
@@ -686,7 +686,7 @@ def _parser():
     comments = docments(TrainConfig) | docments(GPTConfig)
     for f in _fields():
         kind = {'int':int, 'float':float, 'str':str}[str(getattr(f.type, '__name__', f.type)).split('|')[0].strip()]
-        p.add_argument(f'--{f.name}', type=kind, metavar=kind.__name__.upper(), help=comments[f.name].replace('%', '%%'))
+        p.add_argument(f'--{f.name}', type=kind, metavar=kind.__name__.upper(), help=(comments[f.name] or '').replace('%', '%%'))
     return p
 
 # %% ../nbs/04_train.ipynb #e9e0603a
@@ -716,7 +716,10 @@ def _start(given, progress):
     data = load_tokens(given['data'])
     pick = lambda cls: {f.name:given[f.name] for f in dataclasses.fields(cls) if f.name in given}
     shape = default_shape(data.meta['n_vocab'], len(data.train), given.get('preset', 'mini'), **pick(GPTConfig))
-    return train(TrainConfig(**pick(TrainConfig)), shape, progress)
+    cfg = TrainConfig(**pick(TrainConfig))
+    length = f'{cfg.steps:,} steps' if cfg.steps else f'{cfg.minutes:g} minutes'
+    print(f'{length} on {len(data.train):,} tokens of {cfg.data}, with {shape.n_layer} layers of {shape.n_embd} and dropout {shape.dropout}')
+    return train(cfg, shape, progress)
 
 # %% ../nbs/04_train.ipynb #f0bf4f52
 def main(
