@@ -21,7 +21,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: $(FINISHED) ## train a model on CORPUS, about three minutes, and let it write; what is there is used again
-	$(BIN)/python generate.py "$(PROMPT)"
+	$(BIN)/python generate.py "$(PROMPT)" --run $(RUN)
 
 test: $(READY) ## all tests
 	$(BIN)/pytest -v

@@ -6,7 +6,7 @@
 __all__ = ['load', 'softmax', 'plot_next', 'with_temperature', 'top_k_only', 'top_p_only', 'min_p_only', 'penalise', 'Sampling',
            'draw', 'next_logits', 'generate_ids', 'decode_stream', 'until', 'stream', 'generate', 'main']
 
-# %% ../nbs/05_generate.ipynb #da680c7e
+# %% ../nbs/05_generate.ipynb #9434e1c0
 import argparse, codecs, sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ import torch
 from fastcore.basics import patch
 from fastcore.docments import docments
 
-from .bpe import END_OF_TEXT, Tokenizer
+from .bpe import Tokenizer
 from .gpt import GPT
 from .run import Run, newest_run
 
@@ -30,7 +30,7 @@ def load(
     run = run if isinstance(run, Run) else Run(run)
     folder = run.path/'best' if best else run.path
     if not (folder/'model.safetensors').exists():
-        raise ValueError(f"{folder} has no weights yet; train the run further with `python train.py --resume {run.path}`")
+        raise ValueError(f"{folder} has no weights yet; `python train.py --resume {run.path}` trains on")
     return GPT.load(folder).eval(), run.tokenizer
 
 # %% ../nbs/05_generate.ipynb #f48292c8
@@ -83,7 +83,7 @@ def top_p_only(
 )->np.ndarray: # Scores (n,), -inf for what is cut
     "Keep the fewest likeliest tokens whose probabilities reach `p` together; always at least one"
     if p >= 1: return logits
-    order = np.argsort(logits, kind='stable')[::-1]
+    order = np.argsort(-logits, kind='stable')
     before = np.cumsum(probs := softmax(logits)[order]) - probs   # what the likelier ones have already
     res = np.full_like(logits, -np.inf)
     keep = order[(before < p) | (np.arange(len(order)) == 0)]
@@ -146,9 +146,19 @@ def draw(
     ends = np.cumsum(probs)
     return int(np.searchsorted(ends, rng.random() * ends[-1], side='right'))
 
+# %% ../nbs/05_generate.ipynb #4022fe14
+@torch.no_grad()
+def _scores(model, ids, cache):
+    "Scores (n,) of what follows `ids`, without dropout, whatever mode the model is in"
+    was = model.training
+    model.eval()
+    logits = model(torch.tensor([ids], device=model.embed_tokens.weight.device), cache)[0,-1]
+    model.train(was)
+    return logits.float().cpu().numpy()
+
 # %% ../nbs/05_generate.ipynb #229ad240
 def next_logits(
-    model:GPT, # In evaluation mode
+    model:GPT, # Any model
     ids:Iterable[int], # Prompt, at least one id; of a long one, the last window counts
 )->Iterator[np.ndarray]: # Scores (n,) of the next token; `send` the id that was chosen
     "Ask the model again and again, with a cache, past the context window too"
@@ -156,8 +166,7 @@ def next_logits(
     window = new = list(ids)[-limit:]
     if not window: raise ValueError("the prompt has no tokens; give the model at least one to start from")
     while True:
-        with torch.no_grad(): logits = model(torch.tensor([new], device=model.embed_tokens.weight.device), cache)[0,-1]
-        chosen = yield logits.float().cpu().numpy()
+        chosen = yield _scores(model, new, cache)
         window = window + [chosen]
         new = [chosen]
         if len(window) > limit:
@@ -166,7 +175,7 @@ def next_logits(
 
 # %% ../nbs/05_generate.ipynb #aaab5e39
 def generate_ids(
-    model:GPT, # In evaluation mode
+    model:GPT, # Any model
     ids:list[int], # Prompt: a list, an array or a tensor with one dimension
     max_new_tokens:int=200, # Stop after so many
     sampling:Sampling=Sampling(), # How to choose
@@ -231,15 +240,16 @@ def stream(
     "Write on from a prompt, piece by piece"
     settings = Sampling(**sampling)
     if not isinstance(model, GPT): model,tokenizer = load(model)
-    if tokenizer is None: raise ValueError("a model alone cannot read text: give its tokenizer too, or give token ids to `generate`")
+    if tokenizer is None:
+        raise ValueError("a model alone cannot read text: give its tokenizer too, or give token ids to `generate`")
     ids = tokenizer.encode(prompt or '\n')
-    new = generate_ids(model.eval(), ids, max_new_tokens, settings, seed, end=tokenizer.special_tokens.values())
+    new = generate_ids(model, ids, max_new_tokens, settings, seed, end=tokenizer.special_tokens.values())
     yield from until(decode_stream(tokenizer, new), stop)
 
 # %% ../nbs/05_generate.ipynb #73ef06d0
 def generate(
     model:GPT|Run|str|Path, # A model, or a run (or its folder) with its tokenizer
-    prompt:str|Iterable[int], # Text, or token ids
+    prompt:str|list[int], # Text, or token ids, which go on past special tokens (`generate_ids` can end at them)
     max_new_tokens:int=200, # Stop after so many tokens
     seed:int|None=None, # The same seed, the same result (default: another each time)
     stop:Iterable[str]=(), # End before the first of these strings (text only)
@@ -248,9 +258,9 @@ def generate(
 )->str|np.ndarray: # What comes after the prompt: text for text, ids (int32) for ids
     "Write on from a prompt"
     if isinstance(prompt, str): return ''.join(stream(model, prompt, max_new_tokens, seed, stop, tokenizer, **sampling))
-    if stop: raise ValueError("stop strings need a prompt that is text; to end at a token, use `generate_ids(..., end=...)`")
+    if stop: raise ValueError("stop strings need a prompt that is text; `generate_ids(..., end=...)` ends at a token")
     model = model if isinstance(model, GPT) else load(model)[0]
-    return np.fromiter(generate_ids(model.eval(), prompt, max_new_tokens, Sampling(**sampling), seed), np.int32)
+    return np.fromiter(generate_ids(model, prompt, max_new_tokens, Sampling(**sampling), seed), np.int32)
 
 # %% ../nbs/05_generate.ipynb #d4ecb4b9
 _EXAMPLES = """examples:
@@ -264,15 +274,16 @@ def _parser():
     "The flags, those for sampling made from the fields of `Sampling`"
     p = argparse.ArgumentParser(prog='generate.py', description='Let a trained model go on with a text.',
         epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('prompt', nargs='?', default='', help='text to go on with; - reads it from standard input (default: begin a paragraph)')
+    p.add_argument('prompt', nargs='?', default='', help='text to go on with, or - for standard input (default: a new paragraph)')
     p.add_argument('--run', metavar='RUN', help='folder of a run (default: the newest)')
     p.add_argument('--best', action='store_true', help="use the best evaluation's weights instead of the last checkpoint's")
     p.add_argument('--max_new_tokens', type=int, default=300, metavar='INT', help='stop after so many tokens (%(default)s)')
     p.add_argument('--seed', type=int, metavar='INT', help='the same seed, the same text (default: another text each time)')
-    p.add_argument('--stop', action='append', default=[], metavar='STR', help='end before this string; may be given several times')
+    p.add_argument('--stop', action='append', default=[], metavar='STR', help='end before this string; can be repeated')
     comments = docments(Sampling)
     for name,field in Sampling.__dataclass_fields__.items():
-        p.add_argument(f'--{name}', type=type(field.default), default=field.default, metavar=type(field.default).__name__.upper(),
+        kind = type(field.default)
+        p.add_argument(f'--{name}', type=kind, default=field.default, metavar=kind.__name__.upper(),
                        help=f'{comments[name]} (%(default)s)')
     return p
 
@@ -285,7 +296,8 @@ def _speak(args):
     print(f'{run.path}{" (best)" if args.best else ""}', file=sys.stderr)
     print(prompt, end='', flush=True)
     sampling = {k:getattr(args, k) for k in Sampling.__dataclass_fields__}
-    for piece in stream(model, prompt, args.max_new_tokens, args.seed, args.stop, tokenizer, **sampling): print(piece, end='', flush=True)
+    pieces = stream(model, prompt, args.max_new_tokens, args.seed, args.stop, tokenizer, **sampling)
+    for piece in pieces: print(piece, end='', flush=True)
     print()
 
 # %% ../nbs/05_generate.ipynb #d61d873f

@@ -69,8 +69,10 @@ def smooth(
     beta:float=0.95, # Share of the past in each value, from 0 (no smoothing) up
 )->list[float]: # The exponential moving average, as long as `xs`
     "Average each value with a fading memory of those before it"
-    res = xs[:1]
-    for x in xs[1:]: res.append(beta*res[-1] + (1-beta)*x)
+    res,total,weight = [], 0., 0.
+    for x in xs:
+        total,weight = beta*total + (1-beta)*x, beta*weight + (1-beta)
+        res.append(total/weight)
     return res
 
 # %% ../nbs/01b_run.ipynb #75288540

@@ -1,5 +1,4 @@
 "Training as a user meets it: the command, and runs that are stopped, killed, damaged or given wrong input"
-import json
 import os
 import random
 import re
@@ -18,7 +17,8 @@ from mini_llm.files import sha256
 from mini_llm.run import Run
 from mini_llm.train import Trainer, load_state
 
-SMALL = '--steps 60 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --batch_size 4 --threads 1 --dtype float32 --dropout 0.2'.split()
+SMALL = '--steps 60 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --batch_size 4 --accumulate 2'.split() + \
+        '--threads 1 --dtype float32 --dropout 0.2'.split()
 
 
 @pytest.fixture(scope='module')
@@ -74,8 +74,8 @@ def assert_same(a, b):
 
 
 def test_killed_at_random_points_and_resumed_is_the_same(reference, start, finish, tokens, tmp_path):
-    run = Run(tmp_path/'runs'/'small300-1').path.with_name('small300-2')
-    p = start('train.py', '--data', tokens, *SMALL, '--checkpoint_seconds', 0.01, '--accumulate', 1)
+    run = tmp_path/'runs'/'small300-2'
+    p = start('train.py', '--data', tokens, *SMALL, '--checkpoint_seconds', 0.01)
     for n in sorted(random.Random(0).sample(range(1, 55), 3)):
         wait_for_steps(run, n, p)
         p.kill()
@@ -190,9 +190,10 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(finish, tokens, referen
     assert code == 2 and 'do not match their digest' in err
 
 
-def test_divergence_is_named_and_keeps_the_last_good_checkpoint(finish, tokens, tmp_path):
-    code, out, err = finish('train.py', '--data', tokens, *SMALL, '--learning_rate', 1e30, '--adam_learning_rate', 1e30)
-    assert code == 1 and re.search(r'step \d+: loss .* keeps its last good checkpoint', err) and 'Traceback' not in err
+@pytest.mark.parametrize('more', [['1e30'], ['1e18', '--warmup', 0, '--eval_every', 1]], ids=['loss', 'evaluation'])
+def test_divergence_is_named_and_keeps_the_last_good_checkpoint(finish, tokens, tmp_path, more):
+    code, out, err = finish('train.py', '--data', tokens, *SMALL, '--learning_rate', more[0], '--adam_learning_rate', *more)
+    assert code == 1 and re.search(r'step \d+: .* keeps its last good checkpoint', err) and 'Traceback' not in err
     tensors, info = load_state(tmp_path/'runs'/'small300-1'/'state.safetensors')
     assert all(t.isfinite().all() for t in tensors.values())
 

@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import sys
-from pathlib import Path
 
 from latex2mathml.converter import convert
 from nbdev.config import get_config
