@@ -150,6 +150,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'mini_llm.run.Run.result': ('run.html#run.result', 'mini_llm/run.py'),
                               'mini_llm.run.Run.settings': ('run.html#run.settings', 'mini_llm/run.py'),
                               'mini_llm.run.Run.tokenizer': ('run.html#run.tokenizer', 'mini_llm/run.py'),
+                              'mini_llm.run._json': ('run.html#_json', 'mini_llm/run.py'),
                               'mini_llm.run.all_runs': ('run.html#all_runs', 'mini_llm/run.py'),
                               'mini_llm.run.bits_per_byte': ('run.html#bits_per_byte', 'mini_llm/run.py'),
                               'mini_llm.run.new_folder': ('run.html#new_folder', 'mini_llm/run.py'),

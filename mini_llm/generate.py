@@ -6,8 +6,8 @@
 __all__ = ['load', 'softmax', 'plot_next', 'with_temperature', 'top_k_only', 'top_p_only', 'min_p_only', 'penalise', 'Sampling',
            'draw', 'next_logits', 'generate_ids', 'decode_stream', 'until', 'stream', 'generate', 'main']
 
-# %% ../nbs/05_generate.ipynb #9434e1c0
-import argparse, codecs, sys
+# %% ../nbs/05_generate.ipynb #66d98276
+import argparse, codecs, os, sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -306,7 +306,11 @@ def main(
 )->int: # Exit code: 0 done, 2 wrong input, 130 stopped by Ctrl-C
     "The command `generate.py`"
     args = _parser().parse_args(argv)
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')   # a terminal without ñ shows ?
     try: _speak(args)
+    except BrokenPipeError:   # the reader has gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as e: print(f'generate.py: {e}', file=sys.stderr); return 2
     except KeyboardInterrupt: print(); return 130
     return 0

@@ -28,11 +28,18 @@ class Run:
 
     def __repr__(self): return f"Run({str(self.path)!r})"
 
+# %% ../nbs/01b_run.ipynb #8e21b558
+def _json(text, file):
+    "Parse a file's text, or say which file is damaged"
+    try: return json.loads(text)
+    except ValueError as e: raise ValueError(f"{file} is damaged ({e}); restore it from a copy, or remove the run") from None
+
 # %% ../nbs/01b_run.ipynb #a4dc7b98
 @patch(as_prop=True)
 def settings(self:Run)->dict: # The contents of `train.json`
     "What the run was asked to do, on which data, and on what machine"
-    return json.loads((self.path/'train.json').read_text(encoding='utf-8'))
+    file = self.path/'train.json'
+    return _json(file.read_text(encoding='utf-8'), file)
 
 # %% ../nbs/01b_run.ipynb #6842a769
 @patch(as_prop=True)
@@ -45,7 +52,7 @@ def tokenizer(self:Run)->Tokenizer: # The tokenizer the model was trained with
 def result(self:Run)->dict|None: # The contents of `result.json`, or None while the run is unfinished
     "How the run ended: steps, seconds, bits per byte at the last and at the best evaluation"
     file = self.path/'result.json'
-    return json.loads(file.read_text(encoding='utf-8')) if file.exists() else None
+    return _json(file.read_text(encoding='utf-8'), file) if file.exists() else None
 
 # %% ../nbs/01b_run.ipynb #d68096bc
 @patch(as_prop=True)
@@ -53,7 +60,7 @@ def metrics(self:Run)->list[dict]: # One entry a step, in order
     "Read `metrics.jsonl` as far as it is whole"
     file = self.path/'metrics.jsonl'
     text = file.read_text(encoding='utf-8') if file.exists() else ''
-    return [json.loads(line) for line in text.split('\n')[:-1]]
+    return [_json(line, file) for line in text.split('\n')[:-1]]
 
 # %% ../nbs/01b_run.ipynb #04211639
 def bits_per_byte(

@@ -753,6 +753,7 @@ def main(
 )->int: # Exit code: 0 done, 1 diverged, 2 wrong input, 130 or 143 stopped by a signal
     "The command `train.py`"
     given,progress = vars(_parser().parse_args(argv)), sys.stderr.isatty()
+    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')   # for terminals without ñ
     if 'steps' in given: defaults.pop('minutes', None)   # one length is enough
     if 'minutes' in given: defaults.pop('steps', None)
     try: run = _resume(given, progress) if 'resume' in given else _start(defaults | given, progress)

@@ -1,5 +1,6 @@
 "Sampling against transformers, the distribution of draws, and the command"
 import os
+import shutil
 import subprocess
 import sys
 
@@ -131,3 +132,21 @@ def test_wrong_input_is_one_clear_line(root, run, args, message):
 def test_without_a_run_it_says_what_to_do(root, tmp_path):
     res = command(root, tmp_path, 'Sancho')
     assert res.returncode == 2 and 'python train.py' in res.stderr
+
+
+def test_terminals_without_accents_and_readers_that_leave(root, run):
+    args = [sys.executable, root/'generate.py', 'niño', '--run', run, '--seed', '3', '--max_new_tokens', '30']
+    plain = subprocess.run(args, capture_output=True, env=os.environ | {'PYTHONIOENCODING': 'ascii'}, timeout=120)
+    assert plain.returncode == 0 and plain.stdout.startswith(b'ni?o')
+    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p.stdout.close()
+    assert p.wait(120) == 0 and b'rror' not in p.stderr.read()
+
+
+def test_a_damaged_run_is_named(root, run, tmp_path):
+    for name in 'config.json', 'model.safetensors', 'tokenizer.model':
+        broken = tmp_path/name.replace('.', '_')
+        shutil.copytree(run, broken)
+        (broken/name).write_bytes(b'{')
+        res = command(root, tmp_path, 'Sancho', '--run', broken)
+        assert res.returncode == 2 and name in res.stderr and 'Traceback' not in res.stderr, name
