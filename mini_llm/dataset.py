@@ -238,7 +238,7 @@ def _listed(files): return ', '.join('standard input' if o == '-' else o for o i
 def _train(files, texts, args):
     "Train a tokenizer on the training part of a corpus, and save it"
     train = split_texts(texts, args.train_split)[0]
-    tok = Tokenizer.train(train, args.vocab_size or 1024, special_tokens=[END_OF_TEXT], progress=True)
+    tok = Tokenizer.train(train, 1024 if args.vocab_size is None else args.vocab_size, special_tokens=[END_OF_TEXT], progress=True)
     path = Path('tokenizer_models')/f'{corpus_name(files)}{tok.vocab_size}.model'
     tok.save(path)
     share = f'{100*args.train_split:g}%'

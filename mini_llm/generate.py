@@ -290,12 +290,13 @@ def _parser():
 # %% ../nbs/05_generate.ipynb #b424c82a
 def _speak(args):
     "Load a run and print what it writes"
-    run = Run(args.run) if args.run else newest_run()
+    sampling = {k:getattr(args, k) for k in Sampling.__dataclass_fields__}
+    Sampling(**sampling)   # a wrong setting is refused before anything is loaded or printed
+    run = Run(args.run) if args.run else newest_run(weights=True)
     model,tokenizer = load(run, args.best)
     prompt = sys.stdin.read().rstrip('\n') if args.prompt == '-' else args.prompt
     print(f'{run.path}{" (best)" if args.best else ""}', file=sys.stderr)
     print(prompt, end='', flush=True)
-    sampling = {k:getattr(args, k) for k in Sampling.__dataclass_fields__}
     pieces = stream(model, prompt, args.max_new_tokens, args.seed, args.stop, tokenizer, **sampling)
     for piece in pieces: print(piece, end='', flush=True)
     print()
@@ -305,8 +306,8 @@ def main(
     argv:list[str]|None=None, # Arguments (default: those of the command line)
 )->int: # Exit code: 0 done, 2 wrong input, 130 stopped by Ctrl-C
     "The command `generate.py`"
-    args = _parser().parse_args(argv)
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')   # a terminal without ñ shows ?
+    args = _parser().parse_args(argv)
     try: _speak(args)
     except BrokenPipeError:   # the reader has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -88,7 +88,7 @@ class Dropout(nn.Module):
         p:float, # Share of elements set to zero, rounded to 1/256
     ):
         super().__init__()
-        self.cut = round(256*p)
+        self.cut = min(round(256*p), 255)
 
     def forward(self, x):
         if not self.training or not self.cut: return x

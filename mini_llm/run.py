@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Run', 'bits_per_byte', 'smooth', 'all_runs', 'newest_run', 'new_folder']
 
-# %% ../nbs/01b_run.ipynb #5f3a2526
-import json, math
+# %% ../nbs/01b_run.ipynb #54a50367
+import json, math, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -108,19 +108,25 @@ def all_runs(
     folder:str|Path='runs', # Where runs are kept
 )->list[Run]: # From the oldest to the newest
     "Every run in a folder, by the time it was started"
-    runs = [Run(p.parent) for p in Path(folder).glob('*/train.json')]
+    runs = []
+    for p in Path(folder).glob('*/train.json'):
+        try: Run(p.parent).settings['started']
+        except (ValueError, KeyError, TypeError) as e: warnings.warn(f"left out {p.parent}, which is damaged: {e}")
+        else: runs.append(Run(p.parent))
     return sorted(runs, key=lambda r: (r.settings['started'], r.path.name))
 
 # %% ../nbs/01b_run.ipynb #cbe16038
 def newest_run(
     folder:str|Path='runs', # Where runs are kept
     finished:bool|None=None, # Only finished ones, only unfinished ones, or (None) any
+    weights:bool=False, # Only those that have a checkpoint to generate from
 )->Run: # The one that was started last
     "The newest run; ValueError if there is none"
     runs = [r for r in all_runs(folder) if finished in (None, r.result is not None)]
+    if weights: runs = [r for r in runs if (r.path/'model.safetensors').exists()]
     if runs: return runs[-1]
     kind = {None:'', True:'finished ', False:'unfinished '}[finished]
-    raise ValueError(f"no {kind}run in {folder}; `python train.py` makes one")
+    raise ValueError(f"no {kind}run {'with weights ' if weights else ''}in {folder}; `python train.py` makes one")
 
 # %% ../nbs/01b_run.ipynb #726c13e2
 def new_folder(

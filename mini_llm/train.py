@@ -97,7 +97,7 @@ def _windows(tokens, context_length, batch_size):
     ids = torch.from_numpy(np.asarray(tokens).astype(np.int64))
     full = (len(ids)-1) // context_length * context_length
     x,y = ids[:full].view(-1, context_length), ids[1:full+1].view(-1, context_length)
-    yield from zip(x.split(batch_size), y.split(batch_size))
+    if full: yield from zip(x.split(batch_size), y.split(batch_size))
     if full < len(ids)-1: yield ids[None,full:-1], ids[None,full+1:]
 
 # %% ../nbs/04_train.ipynb #591dd57f
@@ -349,6 +349,7 @@ def _check(cfg):
     for k,least in limits.items():
         v = getattr(cfg, k)
         if v is not None and not least <= v < math.inf: raise ValueError(f"{k}={v} must be a number of at least {least}")
+    if cfg.seed >= 2**63: raise ValueError(f"seed={cfg.seed} must be below 2**63")
     if cfg.cooldown > 1: raise ValueError(f"cooldown={cfg.cooldown} is a share of the run, so at most 1")
 
 # %% ../nbs/04_train.ipynb #163f705b
@@ -398,6 +399,10 @@ def _same_data(data, recorded, run):
         if now['sha256'] != then['sha256']: raise ValueError(
             f"{data.path} was made from {part} {now['name']} ({now['sha256'][:8]}), but {run.path} was started with "
             f"{then['name']} ({then['sha256'][:8]}); make the token files again with dataset.py, or start a new run")
+    for key in ('train_split', 'n_vocab', 'train', 'val'):
+        if data.meta[key] != recorded[key]: raise ValueError(
+            f"{data.path} has {key} {data.meta[key]}, but {run.path} was started with {recorded[key]}; "
+            "make the token files again with dataset.py as they were, or start a new run")
     return data
 
 # %% ../nbs/04_train.ipynb #cb448dff
@@ -506,8 +511,9 @@ def validate(self:Trainer)->dict: # `val_bits` and `sample`
     if self.best is None or bits < self.best['bits_per_byte']:
         self.best = self.last
         self.model.save(self.run.path/'best')
-    prompt = self.data.val[:8].tolist()
-    new = sample(self.model, prompt, min(40, self.model.cfg.context_length-len(prompt)), self.cfg.seed)
+    length = self.model.cfg.context_length
+    prompt = self.data.val[:min(8, max(1, length//2))].tolist()
+    new = sample(self.model, prompt, min(40, length-len(prompt)), self.cfg.seed)
     return dict(val_bits=bits, sample=self.tokenizer.decode(prompt + new))
 
 # %% ../nbs/04_train.ipynb #cb4bf363
@@ -532,7 +538,9 @@ def checkpoint(self:Trainer,
 def restore(self:Trainer):
     "Go back to the last checkpoint, if there is one"
     file = self.run.path/'state.safetensors'
-    if not file.exists(): return
+    if not file.exists():
+        if self.run.metrics: raise ValueError(f"{file} is missing, so this run cannot go on; restore it from a copy")
+        return
     tensors,info = load_state(file)
     unpack(tensors, self.model, self.optimizers)
     for k in (*_PROGRESS, 'seconds'): setattr(self, k, info[k])
@@ -657,6 +665,7 @@ def resume(
     if run.result:
         raise ValueError(f"{run.path} is finished, after {run.result['steps']} steps; there is nothing to resume")
     with run.lock():
+        for unfinished in run.path.rglob('.*.tmp'): unfinished.unlink()   # left by a process that was killed
         trainer = Trainer(run)
         trainer.restore()
         return trainer.fit(progress)
@@ -752,15 +761,15 @@ def main(
     **defaults, # Used for flags that are not given
 )->int: # Exit code: 0 done, 1 diverged, 2 wrong input, 130 or 143 stopped by a signal
     "The command `train.py`"
-    given,progress = vars(_parser().parse_args(argv)), sys.stderr.isatty()
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')   # for terminals without ñ
+    given,progress = vars(_parser().parse_args(argv)), sys.stderr.isatty()
     if 'steps' in given: defaults.pop('minutes', None)   # one length is enough
     if 'minutes' in given: defaults.pop('steps', None)
     try: run = _resume(given, progress) if 'resume' in given else _start(defaults | given, progress)
     except (ValueError, OSError) as e: print(f'train.py: {e}', file=sys.stderr); return 2
     except Diverged as e: print(f'train.py: {e}', file=sys.stderr); return 1
     except Stopped as e: print(e); return e.exit_code
-    except KeyboardInterrupt: return 130
+    except KeyboardInterrupt: print('stopped before anything was to be saved', file=sys.stderr); return 130
     r = run.result
     print(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
           f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"

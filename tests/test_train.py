@@ -221,3 +221,27 @@ def test_help_explains_every_field():
     from mini_llm.train import _parser
     text = _parser().format_help()
     for word in '--resume', '--preset', '--n_layer', 'Blocks', '--minutes', 'examples:': assert word in text
+
+
+def test_resume_refuses_another_split_and_a_missing_checkpoint(finish, tokens, tmp_path, root):
+    data, model = tmp_path/'datasets'/'mine', tokens.parent.parent/'small300.model'
+    text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:8_000]
+    encode_corpus(model, [text], data)
+    assert finish('train.py', '--data', data, '--steps', 3, *SMALL[2:])[0] == 0
+    run = tmp_path/'runs'/'mine-1'
+    (run/'result.json').unlink()
+    encode_corpus(model, [text], data, train_split=.7)
+    code, out, err = finish('train.py', '--resume', run)
+    assert code == 2 and 'train_split 0.7' in err and '0.9' in err
+    encode_corpus(model, [text], data)
+    (run/'state.safetensors').unlink()
+    code, out, err = finish('train.py', '--resume', run)
+    assert code == 2 and 'state.safetensors is missing' in err
+    assert len(Run(run).metrics) == 3
+
+
+def test_held_out_text_shorter_than_the_context(finish, tokens, tmp_path):
+    data = tmp_path/'datasets'/'short'
+    encode_corpus(tokens.parent.parent/'small300.model', ['En un lugar de la Mancha vivía un hidalgo. ' * 12], data)
+    code, out, err = finish('train.py', '--data', data, '--steps', 2, *SMALL[2:], '--context_length', 64)
+    assert code == 0, err
