@@ -34,7 +34,7 @@ docs: $(READY) ## the site, in _docs
 	$(BIN)/python tools/docs.py
 
 bench: $(READY) ## measure against other tools, into benchmarks/results
-	set -e; for name in tokenizer training generation; do $(BIN)/python benchmarks/$$name.py; done
+	set -e; for name in tokenizer plain training generation; do $(BIN)/python benchmarks/$$name.py; done
 
 export: $(READY) ## notebooks to package
 	$(BIN)/nbdev_export

@@ -35,16 +35,25 @@ def cpu():
 
 def report(name, rows, packages, **facts):
     "Print the rows, and write them to results/<name>.json with date, CPU and versions"
+    machine = dict(cpu=cpu(), python=platform.python_version(), versions={p: version(p) for p in packages})
+    print(machine['cpu'], *(f'{p} {v}' for p, v in [('Python', machine['python']), *machine['versions'].items()]), sep=', ')
     width = max(len(row['work']) for row in rows)
-    for row in rows:
-        unit = row['unit']
-        print(f"{row['work']:{width}}  ours {row['ours']:,.4g} {unit}, {row['peer']} {row['theirs']:,.4g} {unit}: {row['ratio']:.2f}x")
-    data = dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), cpu=cpu(), python=platform.python_version(),
-                versions={p: version(p) for p in packages}, **facts, rows=rows)
+    for row in rows: print(f"{row['work']:{width}}  {_result(row)}{_goals(row)}")
+    data = dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), **machine, **facts, rows=rows)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS/f'{name}.json').write_text(json.dumps(data, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
-def row(work, unit, ours, peer, theirs):
-    "One line of a report: rates, of which more is better"
-    return dict(work=work, unit=unit, ours=ours, peer=peer, theirs=theirs, ratio=ours/theirs)
+def _result(row):
+    ours = f"{row['ours']:,.4g} {row['unit']}"
+    return f"{ours}, {row['peer']} {row['theirs']:,.4g}: {row['ratio']:.2f}x" if row['peer'] else ours
+
+
+def _goals(row):
+    unit = 'x' if row['peer'] else f" {row['unit']}"
+    return ''.join(f', {goal} {row[goal]}{unit}' for goal in ('bar', 'aim') if row.get(goal))
+
+
+def row(work, unit, ours, peer=None, theirs=None, **goals):
+    "One line of a report: our rate and a peer's, of which more is better, or a figure of ours alone, of which less is"
+    return dict(work=work, unit=unit, ours=ours, peer=peer, theirs=theirs, ratio=ours/theirs if peer else None, **goals)
