@@ -75,7 +75,7 @@ def one_stream(decoders, theirs, llamas):
     runs = {name: lambda d=d: list(generate_ids(d, PROMPT, NEW, SAMPLING, seed=0)) for name, d in decoders.items()}
     runs |= {f'hf {name}': lambda m=m: hf_ids(m, do_sample=True, top_k=50, temperature=.8) for name, m in theirs.items()}
     runs |= {f'llama {kind}': lambda o=o: llama_ids(o) for kind, o in llamas.items()}
-    t = race(runs)
+    t = race(runs, repeats=3)
     hf = min((o for o in runs if o.startswith('hf')), key=t.get)
     yield from (row(f'one stream, {name}', 'tokens/s', NEW/t[name], f'transformers, {hf[3:]}', NEW/t[hf]) for name in decoders)
     for name, kinds in dict(float32=['F32'], bfloat16=['F16', 'BF16'], int8=['Q8_0']).items():
@@ -88,7 +88,7 @@ def many_streams(decoders, theirs):
     prompts = [PROMPT]*STREAMS
     runs = {name: lambda d=d: generate_batch(d, prompts, NEW, SAMPLING, seeds=range(STREAMS)) for name, d in decoders.items()}
     runs |= {f'hf {name}': lambda m=m: hf_ids(m, STREAMS, do_sample=True, top_k=50, temperature=.8) for name, m in theirs.items()}
-    t = race(runs, repeats=3)
+    t = race(runs, repeats=2)
     hf = min((o for o in runs if o.startswith('hf')), key=t.get)
     n = STREAMS*NEW
     for name in decoders: yield row(f'{STREAMS} streams, {name}', 'tokens/s', n/t[name], f'transformers, {hf[3:]}', n/t[hf])
@@ -116,7 +116,7 @@ def first_token(folder):
 def rounding(run):
     "Bits per byte that short weights cost on the validation part"
     from mini_llm.dataset import load_tokens
-    data = load_tokens(run.settings['config']['data'])
+    data = load_tokens(run.settings['train']['data'])
     ids, size = np.asarray(data.val, np.int64), data.meta['val']['bytes']
     bits = {}
     for precision in ('float32', 'bfloat16', 'int8'):
@@ -152,7 +152,7 @@ def main():
         assert list(generate_ids(decoders['float32'], PROMPT, NEW, GREEDY)) == greedy
         assert generate_batch(decoders['float32'], [PROMPT]*STREAMS, NEW, GREEDY) == [greedy]*STREAMS
         if llamas: assert llama_ids(llamas['F32'], greedy=True) == greedy
-        rows = [*one_stream(decoders, theirs, llamas), *many_streams(decoders, theirs), *prefill(decoders, model)]
+        rows = [*one_stream(decoders, theirs, llamas), *prefill(decoders, model), *many_streams(decoders, theirs)]
     try: run = Run(sys.argv[1]) if len(sys.argv) > 1 else newest_run(weights=True)
     except ValueError as e: facts = print(f'left out: first token and rounding ({e})') or {}
     else:

@@ -105,6 +105,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                  'mini_llm.decode._atomic_load': ('decode.html#_atomic_load', 'mini_llm/decode.py'),
                                  'mini_llm.decode._attend': ('decode.html#_attend', 'mini_llm/decode.py'),
                                  'mini_llm.decode._attention': ('decode.html#_attention', 'mini_llm/decode.py'),
+                                 'mini_llm.decode._check_sizes': ('decode.html#_check_sizes', 'mini_llm/decode.py'),
                                  'mini_llm.decode._element': ('decode.html#_element', 'mini_llm/decode.py'),
                                  'mini_llm.decode._exp': ('decode.html#_exp', 'mini_llm/decode.py'),
                                  'mini_llm.decode._ints': ('decode.html#_ints', 'mini_llm/decode.py'),

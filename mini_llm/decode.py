@@ -144,6 +144,17 @@ class Vectors(NamedTuple):
     cos:np.ndarray    # (context,head_dim/2)
     sin:np.ndarray    # (context,head_dim/2)
 
+# %% ../nbs/04a_decode.ipynb #37dd2a8c
+def _check_sizes(m, v, s):
+    "Refuse weights of other sizes than config.json says"
+    d,heads,layers = s.n_embd, s.n_head*s.head_dim, s.n_layer
+    matrices = Matrices((s.vocab_size,d), (layers,heads + 2*s.n_kv_head*s.head_dim,d), (layers,d,heads), (layers,2*s.n_ff,d), (layers,d,s.n_ff))
+    angles = s.context_length,s.head_dim//2
+    vectors = Vectors((s.vocab_size,d), (layers,d), (layers,d), (d,), (layers,s.head_dim), (layers,s.head_dim), angles, angles)
+    for group,sizes in ((m,matrices), (v,vectors)):
+        for name,x,size in zip(group._fields, group, sizes):
+            if x.shape != size: raise ValueError(f"{name} has the shape {x.shape} instead of {size}")
+
 # %% ../nbs/04a_decode.ipynb #4f00d322
 def _rope(shape):
     "Cosines and sines of every pair at every position"
@@ -164,9 +175,10 @@ def pack_weights(
     embed = get('embed_tokens')
     matrices = Matrices(embed, qkv=stack(a+'q_proj', a+'k_proj', a+'v_proj'), out=stack(a+'o_proj'),
                         gate_up=stack('mlp.gate_proj', 'mlp.up_proj'), down=stack('mlp.down_proj'))
-    values,scales = zip(*(pack(m, precision) for m in matrices))
     vectors = Vectors(embed, stack('input_layernorm'), stack('post_attention_layernorm'), get('norm'),
                       stack(a+'q_norm') / np.float32(shape.head_dim**.5), stack(a+'k_norm'), *_rope(shape))
+    _check_sizes(matrices, vectors, shape)
+    values,scales = zip(*(pack(m, precision) for m in matrices))
     return Matrices(*values), Matrices(*scales), vectors
 
 # %% ../nbs/04a_decode.ipynb #716cbdb3
