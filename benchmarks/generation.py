@@ -105,7 +105,7 @@ def prefill(decoders, model):
 def first_token(folder):
     "Seconds from the shell to the first character, with warm caches, beside a Python that only imports torch"
     def ours():
-        p = subprocess.Popen([sys.executable, ROOT/'generate.py', '', '--run', folder, '--max_new_tokens', '20'], stdout=subprocess.PIPE)
+        p = subprocess.Popen([sys.executable, ROOT/'generate.py', '', '--run', folder, '--max_new_tokens', '20'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         p.stdout.read(1)
         p.stdout.close()
         p.wait()
@@ -127,8 +127,7 @@ def rounding(run):
             logits = d.feed([x], d.new_cache(), every=True)[:len(y)].astype(np.float64)
             top = logits.max(-1)
             nats += (np.log(np.exp(logits - top[:, None]).sum(-1)) + top - logits[np.arange(len(y)), y]).sum()
-        bits[precision] = bits_per_byte(nats, size)
-    print('bits per byte', bits)
+        bits[precision] = bits_per_byte(float(nats), size)
     return dict(bits=bits, lost={k: v - bits['float32'] for k, v in bits.items()})
 
 
@@ -158,6 +157,7 @@ def main():
     else:
         rows += first_token(run.path)
         facts = dict(rounding=rounding(run))
+        print('bits per byte lost:', facts['rounding']['lost'])
     report('generation', rows, ['torch', 'numba', 'transformers', *['llama-cpp-python']*bool(llama_cpp)],
            machine=dict(threads=torch.get_num_threads()), **facts)
 

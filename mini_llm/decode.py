@@ -237,6 +237,7 @@ def _zeros(typing, n):
     def build(context, b, sig, args): return context.make_tuple(b, kind, [ir.Constant(_VEC, [0.]*16)]*len(kind))
     return kind(n), build
 
+# %% ../nbs/04a_decode.ipynb #82739d2b
 @intrinsic
 def _add_scaled(typing, x, a, y):
     "x + a*y, for one number a"
@@ -578,6 +579,7 @@ def feed(self:Decoder,
     for i,n in enumerate(counts): cache.lengths[i] += n
     return np.concatenate(res)
 
+# %% ../nbs/04a_decode.ipynb #938d88c4
 @patch
 def _portion(self:Decoder, ids, stream, pos, wanted, part, cache):
     rows = np.flatnonzero(wanted[part])

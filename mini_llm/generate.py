@@ -224,8 +224,9 @@ def load(
     if not (folder/'model.safetensors').exists():
         raise ValueError(f"{folder} has no weights yet; `python train.py --resume {run.path}` trains on")
     try: return Decoder(folder, precision), run.tokenizer
-    except Unsupported: from mini_llm.gpt import GPT
-    return GPT.load(folder).eval(), run.tokenizer
+    except Unsupported:
+        from mini_llm.gpt import GPT
+        return GPT.load(folder).eval(), run.tokenizer
 
 # %% ../nbs/05_generate.ipynb #bb842280
 def generate_batch(
