@@ -1,14 +1,16 @@
 "The tokenizer against its peers, against itself, and against damaged files"
-import copy, pickle, random, re, subprocess, sys, warnings
+import codecs, copy, pickle, random, re, subprocess, sys, warnings
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from math import inf
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 
-from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, encode_chunk, learn_merges, merge_pair, plot_merge_freqs
-from mini_llm.regex_split import GPT4_PATTERN, split
+from mini_llm.bpe import END_OF_TEXT, LONGEST, Tokenizer, _Ranks, count_chunks, learn_merges, plot_merge_freqs
+from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, split
+from test_text import SCALARS, borders, confusing, show_borders
 
 examples = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 any_text = st.text(st.characters(exclude_categories=['Cs']))
@@ -39,16 +41,24 @@ def encode_naive(chunk, ranks):
         i = joined.index(min(joined))
         parts[i:i+2] = [parts[i] + parts[i+1]]
 
+def replace_pair(ids, pair, new):
+    res, i = [], 0
+    while i < len(ids):
+        found = tuple(ids[i:i+2]) == pair
+        res.append(new if found else ids[i])
+        i += 1 + found
+    return res
+
 def learn_naive(chunk_counts, n):
-    words, merges = [list(c.encode()) for c in chunk_counts], []
+    words, merges = [list(c) for c in chunk_counts], []
     while len(merges) < n:
         counts = Counter()
         for ids,weight in zip(words, chunk_counts.values()):
             for p in zip(ids, ids[1:]): counts[p] += weight
         if not counts: break
         best = min(counts, key=lambda p: (-counts[p], p))
-        words = [merge_pair(ids, best, 256+len(merges)) for ids in words]
-        merges.append((best, counts[best]))
+        words = [replace_pair(ids, best, 256+len(merges)) for ids in words]
+        merges.append([*best, counts[best]])
     return merges
 
 
@@ -57,8 +67,20 @@ def learn_naive(chunk_counts, n):
 @examples
 @given(plain_text)
 def test_learning_is_that_of_the_naive_loop(s):
-    counts = count_chunks(s)
-    assert list(learn_merges(counts)) == learn_naive(counts, inf)
+    table = count_chunks(s)
+    assert dict(zip(table.chunks, table.counts.tolist())) == Counter(c.encode() for c in split(s))
+    merges = learn_merges(table, 500)
+    assert merges.dtype == np.int64 and merges.shape == (len(merges), 3)
+    assert merges.tolist() == learn_naive(dict(zip(table.chunks, table.counts.tolist())), inf)
+    assert learn_merges(table, 3).tolist() == merges[:3].tolist()
+
+@pytest.mark.parametrize('seed', range(30))
+def test_runs_of_few_letters_are_learned_as_by_the_naive_loop(seed):
+    "Where pairs overlap with themselves, and counts fall while others rise"
+    rng = random.Random(seed)
+    s = ' '.join(''.join(rng.choices('ab', [9, 1 + seed%3], k=rng.randint(1, 30))) for _ in range(rng.randint(1, 60)))
+    counts = Counter(c.encode() for c in split(s))
+    assert learn_merges(count_chunks(s), 10_000).tolist() == learn_naive(counts, inf)
 
 @examples
 @given(plain_text, st.integers(256, 300))
@@ -88,15 +110,53 @@ def test_texts_may_come_one_by_one(text):
     assert many.vocab == Tokenizer.train(docs, 400).vocab
     assert many.vocab == Tokenizer.train(list(reversed(docs)), 400).vocab
 
+@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('pattern', [GPT4_PATTERN, r'\S+|\s+'])
+def test_training_is_the_same_however_the_text_is_cut(text, seed, pattern):
+    rng, chunks = random.Random(seed), split(text[:60_000], pattern)
+    cuts = sorted(rng.choices(range(len(chunks)), k=rng.choice([1, 10, 1000])))
+    parts = [''.join(chunks[a:b]) for a,b in zip([0, *cuts], [*cuts, None])]
+    rng.shuffle(parts)
+    whole, cut = (learn_merges(count_chunks(o, pattern), 10_000) for o in (text[:60_000], iter(parts)))
+    assert np.array_equal(whole, cut)
+
+def test_training_reads_one_text_at_a_time():
+    alive = []
+    class Text(str):
+        def __del__(self): alive.remove(id(self))
+    def texts():
+        for i in range(100):
+            o = Text(f'word{i} ' * 50)
+            alive.append(id(o))
+            yield o
+            del o
+            assert len(alive) <= 2
+    Tokenizer.train(texts(), 260)
+
+def test_many_different_pairs_are_learned_as_by_rustbpe():
+    "More pairs than the first table of pairs has room for"
+    rng = random.Random(0)
+    s = ' '.join(''.join(map(chr, rng.choices(range(0x4e00, 0x9f00), k=rng.randint(1, 12)))) for _ in range(30_000))
+    rust = pytest.importorskip('rustbpe').Tokenizer()
+    rust.train_from_iterator([s], 3000, pattern=GPT4_PATTERN)
+    assert Tokenizer.train(s, 3000).vocab == [bytes(b) for b,_ in rust.get_mergeable_ranks()]
+
 def test_training_says_what_it_cannot_do():
     with pytest.raises(ValueError, match='vocab_size=255'): Tokenizer.train('a', 255)
     with pytest.raises(ValueError, match='character 1 .*surrogate'): Tokenizer.train(['ok', 'a\udfff'], 300)
     with pytest.raises(TypeError, match='str, got int'): Tokenizer.train(b'bytes', 300)
     with pytest.raises(ValueError, match='does not compile'): Tokenizer.train([], 300, pattern='(')
-    with pytest.raises(ValueError, match="drops ' '"): Tokenizer.train('a b', 300, pattern=r'\w+')
-    with pytest.warns(UserWarning, match='2 merges and no more, so vocab_size is 258, not 300'):
-        tok = Tokenizer.train('abc', 300, special_tokens=['<x>'])
+    with pytest.raises(ValueError, match='the pattern drops'): Tokenizer.train('a b', 300, pattern=r'\w+')
+    with pytest.raises(ValueError, match='stands twice'): Tokenizer.train('a', 300, special_tokens=['<x>', '<x>'])
+
+@pytest.mark.parametrize('vocab_size', [259, 300, 10**6, 10**12])
+def test_a_wish_that_the_text_cannot_fill(vocab_size):
+    with pytest.warns(UserWarning, match=f'2 merges and no more, so vocab_size is 258, not {vocab_size}'):
+        tok = Tokenizer.train('abc', vocab_size, special_tokens=['<x>'])
     assert (tok.vocab_size, tok.n_vocab, tok.special_tokens) == (258, 259, {'<x>': 258})
+    with warnings.catch_warnings():
+        warnings.simplefilter('error') # what is filled needs no warning
+        assert Tokenizer.train('abc', 258).vocab == tok.vocab
 
 @pytest.mark.parametrize('texts', ['', [], ['', ''], 'a', 'a b c'])
 def test_plain_bytes_work_everywhere(texts, tmp_path):
@@ -104,7 +164,13 @@ def test_plain_bytes_work_everywhere(texts, tmp_path):
     tok.save(tmp_path/'256.model')
     tok = Tokenizer.load(tmp_path/'256.model')
     assert (tok.vocab, tok.merges, tok.merge_counts, tok.n_vocab) == (BYTES, [], [], 256)
-    assert tok.encode('ñ 中').tolist() == list('ñ 中'.encode())
+    s = 'ñ 中\n\n'
+    assert tok.encode(s).dtype == np.int32 and tok.encode(s).tolist() == list(s.encode()) and tok.decode(tok.encode(s)) == s
+    assert tok.tokens('ñ') == ['\\xc3', '\\xb1'] and tok.offsets(tok.encode(s)).tolist() == [[i, i+1] for i in range(len(s.encode()))]
+    assert [ids.tolist() for ids in tok.encode_batch([s, ''])] == [list(s.encode()), []]
+    assert [i for ids in tok.encode_iter(s) for i in ids] == list(s.encode()) and ''.join(tok.decode_stream(s.encode())) == s
+    tok.to_minbpe(tmp_path/'minbpe.model')
+    assert Tokenizer.from_minbpe(tmp_path/'minbpe.model').vocab == BYTES
     plot_merge_freqs(tok.merge_counts).figure.canvas.draw()
 
 
@@ -121,9 +187,9 @@ def test_text_comes_back(tok, s):
 @examples
 @given(st.binary(max_size=200))
 def test_bytes_come_back(tok, b):
-    ids = encode_chunk(b, tok.ranks)
-    assert ids == encode_naive(b, tok.ranks)
-    assert tok.decode_bytes(ids) == b
+    ids = _Ranks(tok.vocab).join(b) if b not in tok.ranks else np.array([tok.ranks[b]])
+    assert ids.tolist() == encode_naive(b, tok.ranks)
+    assert tok.decode_bytes(ids) == tok.decode_bytes(list(b)) == b
     assert tok.decode(ids) == b.decode('utf-8', errors='replace')
 
 @examples
@@ -158,15 +224,270 @@ def test_the_book_gives_the_ids_of_tiktoken(tok, text):
     peer = tiktoken.Encoding('x', pat_str=tok.pattern, mergeable_ranks=tok.ranks, special_tokens=tok.special_tokens)
     assert tok.encode(text).tolist() == peer.encode_ordinary(text)
 
-def test_long_chunks_are_no_trap(tok):
-    s = 'que' * 100_000
-    assert tok.decode(tok.encode(s)) == s
-    assert not tok._cache.get(s)
+@pytest.fixture(scope='session')
+def peer(tok):
+    tiktoken = pytest.importorskip('tiktoken')
+    return tiktoken.Encoding('x', pat_str=tok.pattern, mergeable_ranks=tok.ranks, special_tokens=tok.special_tokens)
+
+@pytest.mark.parametrize('alphabet', ['q', 'qu', 'queabcdñ', ' \n'])
+def test_chunks_of_any_length_around_the_longest_that_is_remembered(tok, peer, alphabet):
+    rng = random.Random(0)
+    for n in [1, 7, 8, 9, 15, 16, 17, *range(LONGEST-3, LONGEST+4), 2*LONGEST, 1000]:
+        s = ''.join(rng.choices(alphabet, k=n))
+        for _ in range(2): assert tok.encode(s + ' ' + s).tolist() == peer.encode_ordinary(s + ' ' + s)
+
+@pytest.mark.parametrize('make', [lambda rng: rng.choices('abcdefghijklmnopqrstuvwxyzñ', k=1_000_000), lambda rng: 'a'*1_000_000,
+                                  lambda rng: 'que'*333_333 + 'q', lambda rng: 'ab'*500_000], ids=['random', 'a', 'que', 'ab'])
+def test_a_chunk_of_a_million_letters(tok, peer, make):
+    s = ''.join(make(random.Random(0)))
+    assert np.array_equal(tok.encode(s), peer.encode_to_numpy(s))
+    assert np.array_equal(tok.encode('x ' + s + '\n'), peer.encode_to_numpy('x ' + s + '\n'))
+
+def test_long_chunks_and_whole_texts_are_not_remembered(text):
+    tok = Tokenizer.train(text, 300)
+    for s in ('que'*1_000_000, ' '*1_000_000, 'que '*1_000_000): assert tok.decode(tok.encode(s)) == s
+    assert remembered(tok) < 1 << 20
+
+def remembered(tok): return sum(memory.nbytes for memory in tok._memories)
+
+@pytest.mark.parametrize('cache_bytes', [0, 1 << 20, 8 << 20, Tokenizer.cache_bytes])
+def test_what_is_remembered_is_bounded(tok, cache_bytes):
+    tok = Tokenizer(tok.vocab)
+    tok.cache_bytes = cache_bytes
+    texts = [' '.join(f'{chr(97+i%26)*(i%40)}x{i:x}y' for i in range(n, n+100_000)) for n in range(0, 3_000_000, 100_000)]
+    expected = Tokenizer(tok.vocab).encode(texts[3]).tolist()
+    for text in texts:
+        tok.encode(text)
+        assert len(tok._memories) == 1 and remembered(tok) <= max(cache_bytes//2, 1 << 20) # one thread has a quarter, and half at most
+    assert tok.encode(texts[3]).tolist() == expected
+
+def test_encoding_is_the_same_from_several_threads(text, tok, peer):
+    tok, rng = Tokenizer(tok.vocab), random.Random(0)
+    tok.cache_bytes = 1 << 20 # threads forget and learn again all the time
+    parts = [text[i:i+rng.randint(1, 20_000)] + str(i)*(i%7) for i in rng.choices(range(len(text)), k=400)]
+    expected, interval = [peer.encode_ordinary(o) for o in parts], sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(4) as pool: found = [o.tolist() for o in pool.map(tok.encode, parts)]
+    finally: sys.setswitchinterval(interval)
+    assert found == expected
+    assert 1 <= len(tok._memories) <= 4
+
+def test_the_pool_of_memories_is_bounded(tok, text):
+    tok = Tokenizer(tok.vocab)
+    with ThreadPoolExecutor(16) as pool: list(pool.map(tok.encode, [text[i:i+50_000] for i in range(0, 250_000, 1000)]))
+    assert 1 <= len(tok._memories) <= 4
+
+class Stop(BaseException): pass
+
+def stop_after(n, f, *args):
+    "Call f, and raise Stop at the n-th line of the package that runs; returns whether f came to its end"
+    left = n
+    def trace(frame, event, arg):
+        nonlocal left
+        if 'mini_llm' not in frame.f_code.co_filename: return None
+        left -= event == 'line'
+        if not left: raise Stop
+        return trace
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try: f(*args)
+    except Stop: return False
+    finally: sys.settrace(before)
+    return True
+
+def test_an_interruption_anywhere_leaves_the_tokenizer_usable(tok, peer):
+    tok, n = Tokenizer(tok.vocab), 0
+    while True:
+        n += 1
+        new = f'una{n} palabra{n} ' + 'larga'*60 + f' {n}. '
+        finished = stop_after(n, tok.encode, new * 3)
+        s = new + ' más ' + new
+        assert tok.encode(s).tolist() == peer.encode_ordinary(s) and len(tok._memories) <= 4
+        if finished: break
+    assert n > 20 # there were so many places
+
+def test_an_error_leaves_the_tokenizer_usable(tok, peer):
+    fresh = Tokenizer(tok.vocab, special_tokens=[END_OF_TEXT])
+    for bad in ('palabra \ud800', f'nueva {END_OF_TEXT} \udfff'):
+        with pytest.raises(ValueError, match='lone surrogate'): fresh.encode(bad, 'all')
+        with pytest.raises(ValueError, match='lone surrogate'): fresh.encode_batch(['buena', bad, 'buena'], threads=2)
+        assert fresh.encode('nueva palabra').tolist() == peer.encode_ordinary('nueva palabra')
+    with pytest.raises(TypeError, match='str, got bytes'): fresh.encode(b'bytes')
+    dropping = Tokenizer(BYTES, '[^ж]')
+    with pytest.raises(ValueError, match="drops 'ж' at character 2"): dropping.encode('añж')
+    assert dropping.encode('añ').tolist() == list('añ'.encode())
+
+def test_the_place_of_a_lone_surrogate_is_that_in_the_text(tok):
+    s = f'ab{END_OF_TEXT}cd\ud800'
+    for args in ((s,), (s, 'all')):
+        with pytest.raises(ValueError, match=f'character {len(s)-1} is'): tok.encode(*args)
+
+def test_a_tensor_shares_the_memory_of_ids(tok):
+    torch = pytest.importorskip('torch')
+    for s in ('En un lugar', f'En{END_OF_TEXT}un', 'x'*1000, ''):
+        for ids in (tok.encode(s), tok.encode(s, 'all'), *tok.encode_batch([s]), *tok.encode_iter(s)):
+            assert ids.dtype == np.int32 and ids.flags.writeable and ids.flags.c_contiguous
+            tensor = torch.from_numpy(ids)
+            assert tensor.dtype == torch.int32 and tensor.shape == ids.shape
+            if len(ids):
+                tensor[0] = 7
+                ids[-1] = 9
+                assert (ids[0], tensor[-1]) == (7 if len(ids) > 1 else 9, 9)
+    assert tok.encode('En un lugar').tolist() == tok.encode('En un lugar').tolist() != [7]
+    assert tok.decode(tok.encode('En un lugar')) == 'En un lugar' # what was written is not remembered
+
+def test_ids_hold_no_more_memory_than_they_need(tok, text):
+    ids = tok.encode(text)
+    assert ids.base is None and ids.nbytes == 4*len(ids) < len(text)*4
+
+
+# Batches, streams, offsets
+
+@examples
+@given(st.lists(plain_text, max_size=8), st.integers(1, 4))
+def test_batches_are_many_texts(tok, texts, threads):
+    for allowed in ((), 'all', [END_OF_TEXT]):
+        batch = tok.encode_batch(iter(texts), allowed, threads)
+        assert isinstance(batch, list) and [o.tolist() for o in batch] == [tok.encode(o, allowed).tolist() for o in texts]
+        assert all(o.dtype == np.int32 for o in batch)
+
+def test_batches_of_the_book(tok, peer, text):
+    texts = [text[i:i+3000] for i in range(0, len(text), 3000)]
+    for threads in (1, 2, 4): assert [o.tolist() for o in tok.encode_batch(texts, threads=threads)] == peer.encode_ordinary_batch(texts)
+    with pytest.raises(ValueError, match='threads=0'): tok.encode_batch(texts, threads=0)
+
+def cut(s, rng):
+    "A text in parts, cut anywhere, some of them empty"
+    at = sorted(rng.choices(range(len(s)+1), k=rng.choice([0, 1, 3, len(s)])))
+    return [s[a:b] for a,b in zip([0, *at], [*at, len(s)])]
+
+def joined(arrays):
+    arrays = list(arrays)
+    assert all(o.dtype == np.int32 for o in arrays)
+    return np.concatenate([np.empty(0, np.int32), *arrays]).tolist()
+
+STREAM_SPECIALS = ['<a>', '<a>b', ' \n', '\n\n', 'ñ', '.\n', '\na', 'b\n<']
+
+@pytest.mark.parametrize('small', [False, True])
+@pytest.mark.parametrize('pattern', [GPT4_PATTERN, CL100K_PATTERN, r'\S+|\s+', r'(?s:.{1,3})'])
+def test_a_text_cut_anywhere_has_the_ids_of_the_whole(tok, pattern, small, monkeypatch):
+    if small: # pieces as short as can be
+        import mini_llm.bpe as bpe
+        monkeypatch.setattr(bpe.pieces, '__defaults__', (1,))
+    tok, rng = Tokenizer(tok.vocab, pattern, STREAM_SPECIALS), random.Random(0)
+    signs = STREAM_SPECIALS + ['a', '<', '>', ' ', '\n', '\r', "'", 's', '1', 'b', '.', '\u2028', '\x1c', '\x85']
+    strings = [''.join(rng.choices(signs, k=rng.randint(0, 20))) for _ in range(1500)] + list(confusing(1500, 'cut'))
+    for s in strings:
+        for allowed in ((), 'all', ['<a>', '<a>b'], ['\na']):
+            assert joined(tok.encode_iter(iter(cut(s, rng)), allowed)) == tok.encode(s, allowed).tolist(), (ascii(s), allowed)
+    assert joined(tok.encode_iter([])) == joined(tok.encode_iter('')) == joined(tok.encode_iter(['', ''])) == []
+
+def test_the_book_in_parts(tok, peer, text, root):
+    expected = peer.encode_ordinary(text)
+    assert joined(tok.encode_iter(text)) == expected
+    with open(root/'datasets'/'cervantes.txt', encoding='utf-8') as lines: assert joined(tok.encode_iter(lines)) == expected
+    rng = random.Random(0)
+    many = text*7
+    for n in (1, 10, 1000):
+        at = sorted(rng.choices(range(len(many)), k=n))
+        assert joined(tok.encode_iter(many[a:b] for a,b in zip([0, *at], [*at, None]))) == peer.encode_ordinary(many)
+    assert joined(tok.encode_iter(iter(text[:50_000]))) == peer.encode_ordinary(text[:50_000]) # single characters
+
+@pytest.mark.parametrize('pattern', [GPT4_PATTERN, CL100K_PATTERN])
+@pytest.mark.parametrize('allowed', [(), 'all'])
+def test_a_stream_of_text_is_not_held_as_a_whole(tok, text, pattern, allowed):
+    tok, given, done = Tokenizer(tok.vocab, pattern, [END_OF_TEXT]), 0, 0
+    def parts():
+        nonlocal given
+        for i in range(60):
+            for j in range(0, len(text), 50_000):
+                given += len(text[j:j+50_000].encode())
+                yield text[j:j+50_000]
+    for ids in tok.encode_iter(parts(), allowed):
+        done += len(tok.decode_bytes(ids))
+        assert given - done < 4_000_000
+    assert given == done > 18_000_000
+
+def test_a_stream_says_what_it_cannot_encode(tok):
+    with pytest.raises(ValueError, match='lone surrogate'): list(tok.encode_iter(['a', '\ud800']))
+    with pytest.raises(ValueError, match="'<x>' is not a special token"): list(tok.encode_iter(['a'], ['<x>']))
+    with pytest.raises(ValueError, match="'all' or a collection"): list(tok.encode_iter(['a'], END_OF_TEXT))
+
+def offsets_plainly(pieces, unit):
+    "What each piece of bytes covers of the text, in which a broken character is one U+FFFD"
+    data, spans, i = b''.join(pieces), [], 0
+    while i < len(data):
+        bad = []
+        codecs.register_error('mini_llm_note', lambda e: bad.append((e.start, e.end)) or ('\ufffd', e.end))
+        for n in (1, 2, 3, 4):
+            try: data[i:i+n].decode()
+            except UnicodeDecodeError: continue
+            break
+        else:
+            data[i:].decode('utf-8', 'mini_llm_note')
+            n = bad[0][1]
+        spans.append((i, min(i+n, len(data))))
+        i += n
+    res, at = [], 0
+    for b in pieces:
+        inside = [k for k,(start,end) in enumerate(spans) if start < at+len(b) and end > at]
+        res.append([at, at+len(b)] if unit == 'bytes' else [inside[0], inside[-1]+1])
+        at += len(b)
+    return res
+
+@examples
+@given(any_text | plain_text, st.sampled_from(['bytes', 'characters']))
+def test_offsets_are_where_tokens_stand(tok, s, unit):
+    for ids in (tok.encode(s), tok.encode(s, 'all')):
+        found = tok.offsets(ids, unit)
+        assert found.dtype == np.int64 and found.shape == (len(ids), 2)
+        assert found.tolist() == offsets_plainly([tok.decode_bytes([i]) for i in ids.tolist()], unit)
+    if unit == 'bytes': assert [s.encode()[a:b] for a,b in found] == [tok.decode_bytes([i]) for i in ids.tolist()]
+
+@examples
+@given(st.lists(st.integers(0, 1024)))
+@example([0x80])
+@example([0xe4, 0x41, 0x80, 0xff])
+def test_offsets_of_broken_characters_stay_in_the_text(tok, ids):
+    assert tok.offsets(ids).tolist() == offsets_plainly([tok.decode_bytes([i]) for i in ids], 'bytes')
+    found = tok.offsets(ids, 'characters')
+    assert (found >= 0).all() and (found[:,0] <= found[:,1]).all() and (np.diff(found, axis=0) >= 0).all()
+    assert (found <= len(tok.decode(ids))).all()
+
+def test_offsets_know_two_units(tok):
+    assert tok.offsets([]).shape == tok.offsets([], 'characters').shape == (0, 2)
+    assert tok.offsets(list('a中ñ'.encode()), 'characters').tolist() == [[0, 1], [1, 2], [1, 2], [1, 2], [2, 3], [2, 3]]
+    with pytest.raises(ValueError, match="unit='tokens'"): tok.offsets([1], 'tokens')
+    with pytest.raises(ValueError, match='unknown token id 1025'): tok.offsets([1025])
+
+@examples
+@given(st.lists(st.integers(0, 1024)) | any_text | plain_text)
+def test_a_stream_of_ids_becomes_text_as_soon_as_it_can(tok, ids):
+    if isinstance(ids, str): ids = tok.encode(ids, 'all').tolist()
+    taken, got, decoder = 0, '', codecs.getincrementaldecoder('utf-8')('replace')
+    def one_by_one():
+        nonlocal taken, sure
+        for taken,i in enumerate(ids, 1):
+            assert got == sure # everything that was sure has come before the next id is asked for
+            sure += decoder.decode(tok.decode_bytes([i]))
+            yield i
+    sure = ''
+    for piece in tok.decode_stream(one_by_one()): got += piece
+    assert got == tok.decode(ids)
+
+def test_a_stream_of_tensors_and_unknown_ids(tok):
+    torch = pytest.importorskip('torch')
+    assert ''.join(tok.decode_stream(torch.from_numpy(tok.encode('¿Qué?')))) == '¿Qué?'
+    stream = tok.decode_stream([65, 1025])
+    assert next(stream) == 'A'
+    with pytest.raises(ValueError, match='unknown token id 1025'): next(stream)
 
 @examples
 @given(st.lists(st.integers(0, 1024)))
 def test_any_ids_decode_from_any_container(tok, ids):
     b = tok.decode_bytes(ids)
+    assert b == b''.join([*tok.vocab, END_OF_TEXT.encode()][i] for i in ids)
     for o in (tuple(ids), iter(ids), np.array(ids, dtype=np.uint16), np.array(ids, dtype=np.int64)):
         assert tok.decode_bytes(o) == b
     assert b.decode('utf-8', errors='replace') == tok.decode(ids)
@@ -191,7 +512,7 @@ def test_ids_between_the_vocabulary_and_a_special_token_are_unknown():
 # Special tokens
 
 special_text = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=5)
-specials = st.lists(special_text, min_size=1, max_size=5, unique=True)
+specials = st.lists(special_text | st.text('<a>', min_size=1, max_size=4), min_size=1, max_size=5, unique=True)
 
 @examples
 @given(specials, st.data())
@@ -213,6 +534,37 @@ def test_special_tokens_are_inert_unless_allowed(tok):
     assert tok.encode(s, allowed_special={END_OF_TEXT}).tolist() == [97, 1024, 98]
     with pytest.raises(ValueError, match="'<x>' is not a special token"): tok.encode(s, allowed_special=['<x>'])
     with pytest.raises(ValueError, match="'all' or a collection"): tok.encode(s, allowed_special=END_OF_TEXT)
+
+
+def test_special_tokens_may_be_added_at_any_time(tok, text):
+    tok = Tokenizer(tok.vocab, special_tokens=[END_OF_TEXT])
+    before = tok.encode('a<x>b<x>').tolist()
+    assert tok.add_special_tokens(['<x>', '<x><y>']) is None
+    assert tok.special_tokens == {END_OF_TEXT: 1024, '<x>': 1025, '<x><y>': 1026} and tok.n_vocab == 1027
+    assert tok.encode('a<x>b<x>').tolist() == before # inert in ordinary text, also in what is remembered
+    assert tok.encode('a<x>b<x><y>', 'all').tolist() == [97, 1025, 98, 1026] and tok.decode([1026, 1025]) == '<x><y><x>'
+    for bad,reason in [(['<z>', '<x>'], "'<x>'"), (['<z>', '<z>'], 'twice'), ([''], 'empty'), ('<z>', 'collection'), (['\ud800'], 'surrogate')]:
+        with pytest.raises(ValueError, match=reason): tok.add_special_tokens(bad)
+    assert tok.n_vocab == 1027 and '<z>' not in tok.special_tokens # all or none
+    tok.add_special_tokens([])
+    tok.add_special_tokens({'<far>': 5000})
+    tok.add_special_tokens(['<next>'])
+    assert tok.special_tokens['<next>'] == 5001 and tok.n_vocab == 5002
+
+def test_copies_share_no_special_tokens(tok):
+    pytest.importorskip('tiktoken')
+    tok = Tokenizer(tok.vocab, special_tokens=[END_OF_TEXT])
+    given = tok.special_tokens
+    copies = [copy.copy(tok), copy.deepcopy(tok), Tokenizer(tok.vocab, special_tokens=given), Tokenizer.from_tiktoken(tok.to_tiktoken())]
+    exported = tok.to_tiktoken()
+    tok.add_special_tokens(['<x>'])
+    assert all(o.special_tokens == {END_OF_TEXT: 1024} for o in copies)
+    assert exported.special_tokens_set == {END_OF_TEXT} and exported.encode('<x>') == exported.encode_ordinary('<x>')
+
+@pytest.mark.parametrize('special_tokens, reason', [
+    ({'<x>': 2**40}, '1099511627776'), ({'<x>': 3}, 'special id 3'), ({'<x>': 300, '<y>': 300}, 'twice'), ([''], 'empty'), ('<x>', 'collection'), (['\udfff'], 'surrogate')])
+def test_special_tokens_that_cannot_be(special_tokens, reason):
+    with pytest.raises(ValueError, match=reason): Tokenizer(BYTES, special_tokens=special_tokens)
 
 
 # Files
@@ -275,11 +627,205 @@ def test_foreign_files_are_refused(saved, tmp_path):
     with pytest.raises(FileNotFoundError): Tokenizer.load(tmp_path/'none.model')
 
 
+# Other tools
+
+PATTERNS = {'gpt4': GPT4_PATTERN, 'cl100k': CL100K_PATTERN}
+
+@pytest.fixture(scope='session', params=PATTERNS)
+def ours(request, text):
+    "A tokenizer for each pattern"
+    return Tokenizer.train(text, 1000, PATTERNS[request.param], [END_OF_TEXT, '<|fim|>', '<|fim|>x'])
+
+def without_overlaps(tok):
+    "For peers that do not look for the longest special token first"
+    return Tokenizer(tok.vocab, tok.pattern, [END_OF_TEXT, '<|fim|>'])
+
+SENTENCES = ['', ' ', f'a{END_OF_TEXT}b <|fim|>x<|fim|> ', 'En un lugar de la Mancha,\n de cuyo nombre  \n', "I'LL DON'T 'ſ"]
+
+@pytest.fixture(scope='session')
+def sentences(text): return SENTENCES + list(confusing(4000, 'export')) + [text[i:i+200] for i in range(0, len(text), 500)] + [text[:100_000]]
+
+def check_same(a, b, strings):
+    assert (a.vocab, a.pattern, a.special_tokens, a.n_vocab) == (b.vocab, b.pattern, b.special_tokens, b.n_vocab)
+    for s in strings: assert a.encode(s, 'all').tolist() == b.encode(s, 'all').tolist()
+
+def test_to_tiktoken_and_back(ours, sentences):
+    pytest.importorskip('tiktoken')
+    ours = without_overlaps(ours)
+    enc = ours.to_tiktoken('mine')
+    assert enc.name == 'mine' and enc.n_vocab == ours.n_vocab
+    for s in sentences:
+        assert enc.encode_ordinary(s) == ours.encode(s).tolist()
+        assert enc.encode(s, allowed_special='all') == ours.encode(s, 'all').tolist()
+        assert enc.decode_bytes(ours.encode(s)) == s.encode()
+    check_same(Tokenizer.from_tiktoken(enc), ours, sentences[:100])
+
+def test_from_tiktoken_with_shuffled_bytes_and_scattered_ids():
+    tiktoken = pytest.importorskip('tiktoken')
+    rng = random.Random(0)
+    vocab = rng.sample(BYTES, 256) + [b'ab', b'abc', b'bcd', b' ab', 'ñ'.encode()]
+    ranks = {b: i for i,b in rng.sample(list(enumerate(vocab)), len(vocab))} # in any order
+    enc = tiktoken.Encoding('x', pat_str=CL100K_PATTERN, mergeable_ranks=ranks, special_tokens={'<end>': 300, '<begin>': 280})
+    tok = Tokenizer.from_tiktoken(enc)
+    assert (tok.vocab, tok.pattern, tok.special_tokens, tok.n_vocab) == (vocab, CL100K_PATTERN, {'<end>': 300, '<begin>': 280}, 301)
+    for _ in range(2000):
+        s = ''.join(rng.choices(['a', 'b', 'c', 'd', ' ', 'ñ', '<end>', '<begin>'], k=rng.randint(0, 20)))
+        assert tok.encode(s).tolist() == enc.encode_ordinary(s) and tok.encode(s, 'all').tolist() == enc.encode(s, allowed_special='all')
+
+def test_from_tiktoken_says_what_it_cannot_take():
+    tiktoken = pytest.importorskip('tiktoken')
+    ranks = {b: i + (i > 100) for i,b in enumerate(BYTES)}
+    with pytest.raises(ValueError, match="ranks of 'holes'"):
+        Tokenizer.from_tiktoken(tiktoken.Encoding('holes', pat_str=r'[\s\S]', mergeable_ranks=ranks, special_tokens={}))
+
+@pytest.fixture(scope='session')
+def huggingface():
+    pytest.importorskip('tokenizers')
+    transformers = pytest.importorskip('transformers')
+    return lambda path: transformers.PreTrainedTokenizerFast(tokenizer_file=str(path))
+
+def encode_there(peer, s): return peer.encode(s, add_special_tokens=False)
+
+def test_to_huggingface(ours, sentences, huggingface, tmp_path):
+    ours.to_huggingface(tmp_path/'tokenizer.json')
+    peer = huggingface(tmp_path/'tokenizer.json')
+    for s in sentences:
+        assert encode_there(peer, s) == ours.encode(s, 'all').tolist(), ascii(s)
+        assert peer.decode(ours.encode(s, 'all').tolist(), clean_up_tokenization_spaces=False) == s
+    assert len(peer) == ours.n_vocab and peer.convert_tokens_to_ids(END_OF_TEXT) == 1000
+
+@pytest.mark.parametrize('pattern', PATTERNS.values(), ids=PATTERNS)
+def test_chunks_in_huggingface(pattern, sentences, huggingface, tmp_path):
+    "With a vocabulary whose ids show where chunks end"
+    tok = Tokenizer(show_borders(), pattern)
+    tok.to_huggingface(tmp_path/'tokenizer.json')
+    peer = huggingface(tmp_path/'tokenizer.json')
+    for s in [*sentences, '1234567', 'a 12345', 'a\n  ', ' \n', '\n \n ', 'a\n  \nb', 'a  \nb', '!\n\n  \n']:
+        assert encode_there(peer, s) == tok.encode(s).tolist(), ascii(s)
+
+@pytest.mark.parametrize('pattern', PATTERNS.values(), ids=PATTERNS)
+@pytest.mark.parametrize('points', [borders(), pytest.param(SCALARS, marks=pytest.mark.slow)], ids=['borders', 'all'])
+@pytest.mark.parametrize('context', ['{}\n', 'z {}z', "'{}z", ' {}.', '1{}2'])
+def test_every_code_point_in_huggingface(pattern, points, context, tmp_path):
+    "Oniguruma has Unicode tables of its own; the exported pattern must not ask them"
+    tokenizers = pytest.importorskip('tokenizers')
+    tok = Tokenizer(show_borders(), pattern)
+    tok.to_huggingface(tmp_path/'tokenizer.json')
+    peer = tokenizers.Tokenizer.from_file(str(tmp_path/'tokenizer.json'))
+    for i in range(0, len(points), 20_000):
+        s = ''.join(map(context.format, points[i:i+20_000]))
+        assert peer.encode(s).ids == tok.encode(s).tolist()
+
+@pytest.mark.parametrize('seed', range(40))
+def test_any_vocabulary_in_huggingface(seed, huggingface, tmp_path):
+    rng = random.Random(seed)
+    words = {bytes(rng.choices(b'ab', k=rng.randint(2, 6))) for _ in range(15)}
+    tok = Tokenizer(rng.sample(BYTES, 256) + sorted(words, key=lambda _: rng.random()), r'\S+|\s+')
+    tok.to_huggingface(tmp_path/'tokenizer.json', pattern=r'\S+|\s+')
+    peer = huggingface(tmp_path/'tokenizer.json')
+    for _ in range(200):
+        s = ''.join(rng.choices('aab', k=rng.randint(1, 30)))
+        assert encode_there(peer, s) == tok.encode(s).tolist(), (tok.vocab[256:], s)
+
+def test_scattered_special_ids_in_huggingface(huggingface, tmp_path):
+    "As in GPT-4's vocabulary, where ids between special tokens are free: the same ids, or a refusal"
+    tok = Tokenizer(BYTES + [b'ab'], special_tokens={'<c>': 300, '<a>': 257, '<b>': 280})
+    try: tok.to_huggingface(tmp_path/'tokenizer.json')
+    except ValueError as e: assert '<' in str(e)
+    else: assert encode_there(huggingface(tmp_path/'tokenizer.json'), 'ab<b>x<c><a>') == [256, 280, ord('x'), 300, 257]
+
+@pytest.mark.parametrize('pattern', [r'\p{N}{1,3}+|\P{N}', r'\S+$|[\s\S]', r'[^\n]+\Z|[\s\S]'])
+def test_a_pattern_that_oniguruma_may_read_in_another_way_is_no_silent_trap(pattern, tmp_path):
+    tok = Tokenizer(show_borders(), pattern)
+    with pytest.raises(ValueError, match='give its spelling for Oniguruma'): tok.to_huggingface(tmp_path/'tokenizer.json')
+    assert not (tmp_path/'tokenizer.json').exists()
+
+def test_a_special_token_spelled_like_a_token_cannot_go_to_huggingface(tmp_path):
+    with pytest.raises(ValueError, match="'ab' is spelled like a token"):
+        Tokenizer(BYTES + [b'ab'], special_tokens=['ab']).to_huggingface(tmp_path/'tokenizer.json')
+
+class Minbpe:
+    "What minbpe's RegexTokenizer reads from a file and does with it"
+    def __init__(self, path):
+        with open(path, encoding='utf-8') as f:
+            assert f.readline().strip() == 'minbpe v1'
+            self.pattern = f.readline().strip()
+            self.specials = {}
+            for _ in range(int(f.readline().strip())):
+                special, i = f.readline().strip().split()
+                self.specials[special] = int(i)
+            self.merges = {tuple(map(int, line.split())): 256+n for n,line in enumerate(f)}
+
+    def encode_chunk(self, ids):
+        while len(ids) >= 2:
+            pair = min(zip(ids, ids[1:]), key=lambda p: self.merges.get(p, inf))
+            if pair not in self.merges: break
+            ids = replace_pair(ids, pair, self.merges[pair])
+        return ids
+
+    def encode(self, text, allowed_special='none'):
+        if allowed_special == 'all' and self.specials:
+            parts = re.split('(' + '|'.join(map(re.escape, self.specials)) + ')', text)
+        else: parts = [text]
+        return [i for o in parts for i in ([self.specials[o]] if allowed_special == 'all' and o in self.specials
+                else [i for c in split(o, self.pattern) for i in self.encode_chunk(list(c.encode()))])]
+
+    def save(self, path):
+        with open(path, 'w') as f:
+            f.write(f'minbpe v1\n{self.pattern}\n{len(self.specials)}\n')
+            for special,i in self.specials.items(): f.write(f'{special} {i}\n')
+            for a,b in self.merges: f.write(f'{a} {b}\n')
+
+def test_to_minbpe_and_back(ours, sentences, tmp_path):
+    tok = without_overlaps(ours)
+    tok.to_minbpe(tmp_path/'x.model')
+    peer = Minbpe(tmp_path/'x.model')
+    assert (peer.pattern, peer.specials, len(peer.merges)) == (tok.pattern, tok.special_tokens, tok.vocab_size - 256)
+    for s in sentences[:-1]:
+        assert peer.encode(s) == tok.encode(s).tolist() and peer.encode(s, 'all') == tok.encode(s, 'all').tolist()
+    check_same(Tokenizer.from_minbpe(tmp_path/'x.model'), tok, sentences[:100])
+
+def test_from_minbpe(text, sentences, tmp_path):
+    "minbpe breaks ties by the first pair that it meets"
+    peer, words = Minbpe.__new__(Minbpe), [list(c.encode()) for c in split(text[:3000])]
+    peer.pattern, peer.specials, peer.merges = GPT4_PATTERN, {END_OF_TEXT: 100257, '<|fim|>': 100260}, {}
+    for i in range(256, 340):
+        counts = Counter(p for w in words for p in zip(w, w[1:]))
+        best = max(counts, key=counts.get)
+        peer.merges[best], words = i, [replace_pair(w, best, i) for w in words]
+    peer.save(tmp_path/'x.model')
+    tok = Tokenizer.from_minbpe(tmp_path/'x.model')
+    assert tok.merges == list(peer.merges) and tok.special_tokens == peer.specials and tok.n_vocab == 100261
+    for s in sentences[:-1]:
+        assert tok.encode(s).tolist() == peer.encode(s) and tok.encode(s, 'all').tolist() == peer.encode(s, 'all')
+
+@pytest.mark.parametrize('data, line', [
+    (b'', 1), (b'mini_llm bpe 1\n', 1), (b'minbpe v1\n', 2), (b'minbpe v1\n\\S+|\\s+\n', 3), (b'minbpe v1\n\\S+|\\s+\nx\n', 3), (b'minbpe v1\n\\S+|\\s+\n1\n', 4),
+    (b'minbpe v1\n\\S+|\\s+\n1\n<x>\n', 4), (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97\n', 5), (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97 257\n', 5),
+    (b'minbpe v1\n\\S+|\\s+\n0\n97 256\n', 4), (b'minbpe v1\n(\n0\n97 98\n', None), (b'minbpe v1\n\\S+\n0\n', None), (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97 98\n', None),
+    (b'minbpe v1\n\\S+|\\s+\n1\n<x> 97\n', None), (b'minbpe v1\n\xff', 2)])
+def test_damaged_files_of_minbpe_are_refused(data, line, tmp_path):
+    (tmp_path/'bad.model').write_bytes(data)
+    with pytest.raises(ValueError, match=rf'bad\.model, line {line or "[0-9]+"}: '): Tokenizer.from_minbpe(tmp_path/'bad.model')
+
+@pytest.mark.parametrize('tok', [
+    Tokenizer(BYTES[::-1]), Tokenizer(BYTES + [b'abc']), Tokenizer(BYTES, special_tokens=['<a b>']), Tokenizer(BYTES, special_tokens=['<a>\n']),
+    Tokenizer(BYTES, special_tokens=['a\u2003b']), Tokenizer(BYTES, ' |[\\s\\S]'), Tokenizer(BYTES, '(?x)\\s\n|\\S')], ids=str)
+def test_what_minbpe_cannot_store_is_refused(tok, tmp_path):
+    with pytest.raises(ValueError, match='minbpe'): tok.to_minbpe(tmp_path/'x.model')
+    assert not (tmp_path/'x.model').exists()
+
+
 # Living with others
 
 def test_tokenizers_can_be_copied_and_pickled(tok):
-    for o in (copy.deepcopy(tok), pickle.loads(pickle.dumps(tok))):
-        assert o.encode('¿Quién?').tolist() == tok.encode('¿Quién?').tolist()
+    tok = Tokenizer(tok.vocab, r'\S+|\s+', {END_OF_TEXT: 2000}, tok.merge_counts)
+    tok.add_special_tokens(['<x>'])
+    expected = tok.encode('¿Quién? <x>', 'all').tolist() # the memories are in use
+    for o in (copy.copy(tok), copy.deepcopy(tok), pickle.loads(pickle.dumps(tok))):
+        for name in ('vocab', 'pattern', 'special_tokens', 'merges', 'merge_counts', 'n_vocab'): assert getattr(o, name) == getattr(tok, name)
+        assert o.encode('¿Quién? <x>', 'all').tolist() == expected and o._memories is not tok._memories
+    assert len(pickle.dumps(tok)) < 100_000 # what is remembered stays at home
 
 def test_the_tokenizer_needs_no_torch_and_no_matplotlib():
     code = "import sys, mini_llm.bpe; print([o for o in ('torch', 'matplotlib') if o in sys.modules])"

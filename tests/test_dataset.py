@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mini_llm.bpe import END_OF_TEXT, Tokenizer
-from mini_llm.dataset import compressor_bits, encode_corpus, find_tokenizer, load_tokens, pieces, split_texts
+from mini_llm.bpe import END_OF_TEXT, Tokenizer, pieces
+from mini_llm.dataset import compressor_bits, encode_corpus, find_tokenizer, load_tokens, split_texts
 from mini_llm.files import sha256
 
 properties = settings(max_examples=200, deadline=None, derandomize=True, database=None)

@@ -1,9 +1,14 @@
-"Splitting: nothing is lost, whatever the text, and the chunks are those of another regex engine"
+"Splitting: nothing is lost, whatever the text, the chunks are those of another regex engine, and the table counts them"
+import random
+from collections import Counter
+
+import numpy as np
 import pytest
 import regex
 from hypothesis import example, given, settings, strategies as st
 
-from mini_llm.regex_split import GPT4_PATTERN, compile_pattern, split
+from mini_llm.regex_split import (CL100K_PATTERN, GPT4_PATTERN, ChunkTable, chunk_blocks, chunk_ends, compile_pattern, split,
+                                  split_regex, with_room)
 
 examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 # The signs at the borders of the pattern, and letters and numbers on which all Unicode versions agree
@@ -39,21 +44,120 @@ def test_no_chunk_mixes_letters_with_numbers_or_line_breaks_with_words(text):
 
 
 @examples
-@given(border_text, st.sampled_from([r'\p{L}+', r'\w+|\s+', r'(\p{L})+|(\P{L})', r'[\s\S]', r'a|', r'\S+\s*']))
-def test_a_pattern_loses_nothing_or_says_where(text, pattern):
-    try: assert ''.join(split(text, pattern)) == text
-    except ValueError as e:
-        start = int(regex.search(r'at character (\d+);', str(e))[1])
-        assert repr(text[start])[1:-1] in str(e)
-        assert not any(m.start() <= start < m.end() for m in regex.finditer(pattern, text))
-        assert ''.join(split(text[:start], pattern)) == text[:start]
+@given(border_text, st.sampled_from([GPT4_PATTERN, CL100K_PATTERN]), st.integers(0, 5))
+@example('a\n', CL100K_PATTERN, 1)
+def test_text_with_lone_surrogates_splits_too(text, pattern, at):
+    text = text[:at] + '\ud800' + text[at:] + '\udfff'
+    assert split(text, pattern) == split_regex(text, pattern)
 
+
+# Any pattern
+
+@examples
+@given(border_text, st.sampled_from([r'\p{L}+|[^ж]', r'(\p{L})+|(\P{L})', r'[\s\S]', r'|[\s\S]', r'\S+\s*|\s+', r'[^ñ]+|ñ\b|ñ\B|(?<=жж)ж']))
+@example('aж', r'\p{P}|[^ж]')
+def test_a_pattern_loses_nothing_or_says_where(text, pattern):
+    for s in (text, text.replace('ñ', 'ж')):
+        try: assert ''.join(split(s, pattern)) == s
+        except ValueError as e:
+            start = int(regex.search(r'at character (\d+);', str(e))[1])
+            assert repr(s[start])[1:-1] in str(e)
+            assert not any(m.start() <= start < m.end() for m in regex.finditer(pattern, s))
+            assert ''.join(split(s[:start], pattern)) == s[:start]
 
 @pytest.mark.parametrize('pattern, reason', [('(', 'missing )'), ('[', 'does not compile'), ('(?r).', 'backwards')])
 def test_patterns_that_cannot_be_used(pattern, reason):
     with pytest.raises(ValueError, match=regex.escape(reason)): compile_pattern(pattern)
     with pytest.raises(ValueError, match=regex.escape(reason)): split('text', pattern)
 
+@pytest.mark.parametrize('pattern', ['', r'\p{L}+', r'\w+|\s+', r'a|', '.', r'[ -~\s]', r'[^\r]', r'\p{L}+|\P{L}(?!\n)', r'\S+|\s+$', r'[^—]', r'[^\u0301]',
+                                     r'[^😀]', r'^[\s\S]', r'\P{Cn}'])
+def test_patterns_that_drop_text_are_refused_at_once(pattern):
+    with pytest.raises(ValueError, match='the pattern drops .* at character [0-9]+; add an alternative'): compile_pattern(pattern)
+
+def test_what_slips_through_is_refused_with_its_place():
+    pattern = compile_pattern('[^ж]').pattern
+    for f in (split, split_regex, chunk_ends):
+        with pytest.raises(ValueError, match="drops 'жж' at character 3"): f('añбжжa', pattern)
+
+
+# Blocks and the table
+
+@examples
+@given(border_text, st.sampled_from([GPT4_PATTERN, CL100K_PATTERN, r'\S+|\s+']), st.integers(1, 5))
+def test_ends_are_those_of_the_chunks(text, pattern, size):
+    chunks = [c.encode() for c in split_regex(text, pattern)]
+    assert chunk_ends(text, pattern).tolist() == np.cumsum([len(c) for c in chunks]).tolist()
+    blocks = list(chunk_blocks(text, pattern, size))
+    assert [bytes(data[a:b]) for data,start,ends in blocks for a,b in zip([start, *ends], ends)] == chunks
+    assert all(data.tobytes() == text.encode() for data,_,_ in blocks)
+
+def table_of(texts, **kwargs):
+    table, kinds = ChunkTable(), []
+    for text in texts:
+        for block in chunk_blocks(text): kinds += table.number(*block, **kwargs).tolist()
+    return table, kinds
+
+# Lengths around 8, 16 and 24 bytes, where a chunk's key changes its form; same beginnings, ends and lengths
+WORDS = ['a'*n for n in range(1, 40)] + ['b'*n + 'a' for n in range(1, 40)] + ['a'*n + 'b' + 'a'*n for n in range(1, 20)] + ['ñ'*n for n in range(1, 20)]
+
+@examples
+@given(st.lists(st.lists(st.sampled_from(WORDS + [' ', '\n', '1', 'a\0']), max_size=20).map('-'.join), max_size=5))
+def test_the_table_numbers_chunks_as_they_come_and_counts_them(texts):
+    chunks = [c.encode() for text in texts for c in split(text)]
+    table,kinds = table_of(texts)
+    counts = Counter(chunks) # in the order in which they first occur
+    assert table.chunks == list(counts) and table.counts.tolist() == list(counts.values()) and len(table) == len(counts)
+    assert [table.chunks[k] for k in kinds] == chunks
+
+def test_chunks_that_end_in_zeros_are_different():
+    data = np.frombuffer(b'\0' * 40 + b'a' + b'\0' * 40, np.uint8)
+    pieces = [(a, b) for a in (0, 40) for b in range(a+1, a+33)] # of zeros, and of an a with zeros
+    table, first = ChunkTable(), {}
+    for a,b in pieces:
+        k, = table.number(data, a, np.array([b]))
+        assert k == first.setdefault(bytes(data[a:b]), len(first))
+    assert table.chunks == list(first) and set(table.counts) == {1}
+
+def test_a_table_grows_to_many_chunks():
+    rng = random.Random(0)
+    words = [f'{rng.randrange(10**6):x}-' * rng.choice([1, 1, 1, 5]) for _ in range(200_000)]
+    data = np.frombuffer(''.join(words).encode(), np.uint8)
+    ends = np.cumsum([len(w) for w in words])
+    table = ChunkTable()
+    kinds = np.concatenate([table.number(data, ends[i-1] if i else 0, ends[i:i+5000]) for i in range(0, len(ends), 5000)])
+    counts = Counter(words)
+    assert table.chunks == [w.encode() for w in counts] and table.counts.tolist() == list(counts.values())
+    assert np.array_equal(table.find(data, np.append(0, ends[:-1]), ends), kinds)
+
+def test_chunks_with_one_key_are_told_apart():
+    "Long chunks are known by a hash; with equal hashes the bytes decide"
+    table, data = ChunkTable(), np.frombuffer(b'x'*20 + b'y'*20, np.uint8)
+    table.number(data, 0, np.array([20]))
+    table.held[:20] = ord('y') # now the x's hash leads to y's
+    assert table.number(data, 0, np.array([20])).tolist() == [1]
+    assert table.counts.tolist() == [1, 1]
+
+def test_long_chunks_may_be_left_out():
+    table,kinds = table_of(['abc de fghijkl mn'], longest=3)
+    assert kinds == [0, 1, -1, 2] and table.chunks == [b'abc', b' de', b' mn']
+
+def test_finding_adds_nothing():
+    table,_ = table_of(['uno dos tres y cuatrocientoscuarentaycuatro'])
+    data = np.frombuffer(b'uno dos seis y cuatrocientoscuarentaycuatro cuatrocientoscuarentaycinco', np.uint8)
+    ends = chunk_ends(data.tobytes().decode())
+    assert table.find(data, np.append(0, ends[:-1]), ends).tolist() == [0, 1, -1, 3, 4, -1]
+    assert len(table) == 5 and table.counts.tolist() == [1]*5
+
+def test_an_empty_table():
+    table,kinds = table_of(['', ''])
+    assert (table.chunks, table.counts.tolist(), len(table), kinds) == ([], [], 0, [])
+    assert split('') == [] and chunk_ends('').tolist() == []
+
+def test_room_is_made_without_losing_anything():
+    a = np.arange(5)
+    assert with_room(a, 5) is a
+    assert with_room(a, 6).tolist()[:5] == a.tolist() and len(with_room(a, 6)) == 10 and len(with_room(a, 99)) == 99
 
 def test_the_book(root):
     text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')
