@@ -95,10 +95,10 @@ def _find_pair(key, slots, notes):
     while slots[i] >= 0 and notes[slots[i],KEY] != key: i = i + 1 & len(slots) - 1
     return i
 
-# %% ../nbs/01_bpe.ipynb #38a955b9
+# %% ../nbs/01_bpe.ipynb #82ba0ed9
 @partial(kernel, inline=True)
-def _add(key, word, weight, slots, notes, lists, n, filed):
-    "Count a pair of a word and put the word on its list; returns how many pairs there are and how long all lists are"
+def _add(key, word, weight, slots, notes, lists, n, filed, free):
+    "Count a pair of a word and put the word on its list; returns the new values of the last three arguments"
     i = _find_pair(key, slots, notes)
     if slots[i] < 0:
         slots[i],notes[n,KEY],notes[n,COUNT],notes[n,LAST],notes[n,LIST] = n,key,0,-1,-1
@@ -106,14 +106,16 @@ def _add(key, word, weight, slots, notes, lists, n, filed):
     row = slots[i]
     notes[row,COUNT] += weight
     if notes[row,LAST] != word:
-        lists[filed,0],lists[filed,1] = word,notes[row,LIST]
-        notes[row,LAST],notes[row,LIST] = word,filed
-        filed += 1
-    return n, filed
+        place = free
+        if free >= 0: free = lists[free,1]
+        else: place,filed = filed,filed+1
+        lists[place,0],lists[place,1] = word,notes[row,LIST]
+        notes[row,LAST],notes[row,LIST] = word,place
+    return n, filed, free
 
-# %% ../nbs/01_bpe.ipynb #dd222bc0
+# %% ../nbs/01_bpe.ipynb #cb0c4a9e
 @partial(kernel, inline=True)
-def _merge_word(ids, begin, length, word, weight, left, right, new, slots, notes, lists, n, filed):
+def _merge_word(ids, begin, length, word, weight, left, right, new, slots, notes, lists, n, filed, free):
     "Merge a pair in one word, and keep the counts and lists of its neighbours true"
     first,end = begin[word],begin[word]+length[word]
     i = o = first
@@ -121,10 +123,10 @@ def _merge_word(ids, begin, length, word, weight, left, right, new, slots, notes
         if ids[i] == left and i+1 < end and ids[i+1] == right:
             if o > first:
                 notes[slots[_find_pair(_pair(ids[o-1], left), slots, notes)],COUNT] -= weight
-                n,filed = _add(_pair(ids[o-1], new), word, weight, slots, notes, lists, n, filed)
+                n,filed,free = _add(_pair(ids[o-1], new), word, weight, slots, notes, lists, n, filed, free)
             if i+2 < end:
                 notes[slots[_find_pair(_pair(right, ids[i+2]), slots, notes)],COUNT] -= weight
-                n,filed = _add(_pair(new, ids[i+2]), word, weight, slots, notes, lists, n, filed)
+                n,filed,free = _add(_pair(new, ids[i+2]), word, weight, slots, notes, lists, n, filed, free)
             ids[o] = new
             i += 2
         else:
@@ -132,16 +134,16 @@ def _merge_word(ids, begin, length, word, weight, left, right, new, slots, notes
             i += 1
         o += 1
     length[word] = o - first
-    return n, filed
+    return n, filed, free
 
 # %% ../nbs/01_bpe.ipynb #1fe9cdf8
 @kernel
 def _index(ids, begin, length, weights, slots, notes, lists):
     "Take notes of all pairs; returns how many there are and how long their lists are"
-    n = filed = 0
+    n,filed,free = 0,0,-1
     for word in range(len(weights)):
         for i in range(begin[word], begin[word]+length[word]-1):
-            n,filed = _add(_pair(ids[i], ids[i+1]), word, weights[word], slots, notes, lists, n, filed)
+            n,filed,free = _add(_pair(ids[i], ids[i+1]), word, weights[word], slots, notes, lists, n, filed, free)
     return n, filed
 
 # %% ../nbs/01_bpe.ipynb #4d668e77
@@ -160,7 +162,7 @@ def _push_pairs(first, n, notes, least, below, heap, size):
 @kernel
 def _learn(ids, begin, length, weights, slots, notes, lists, heap, state, merges, stop):
     "Merge until `stop` merges are done, no pair is left, or the table of pairs might get too full"
-    size,filed,done,n,least = state[0],state[1],state[2],state[3],state[4]
+    size,filed,done,n,least,free = state[0],state[1],state[2],state[3],state[4],state[5]
     while done < stop and (size or least > 1) and 2*(n + 2*done + 520) < len(slots):
         if not size:
             size,least = _push_pairs(0, n, notes, max(least//4, 1), least, heap, size),max(least//4, 1)
@@ -178,11 +180,13 @@ def _learn(ids, begin, length, weights, slots, notes, lists, heap, state, merges
         merges[done,0],merges[done,1],merges[done,2] = left,right,notes[row,COUNT]
         place = notes[row,LIST]
         while place >= 0:
-            word,place = lists[place,0],lists[place,1]
-            n,filed = _merge_word(ids, begin, length, word, weights[word], left, right, new, slots, notes, lists, n, filed)
+            word,after = lists[place,0],lists[place,1]
+            lists[place,1],free = free,place
+            n,filed,free = _merge_word(ids, begin, length, word, weights[word], left, right, new, slots, notes, lists, n, filed, free)
+            place = after
         notes[row,COUNT] = 0
         size,done = _push_pairs(first, n, notes, least, FREQUENT, heap, size),done+1
-    state[0],state[1],state[2],state[3],state[4] = size,filed,done,n,least
+    state[0],state[1],state[2],state[3],state[4],state[5] = size,filed,done,n,least,free
 
 # %% ../nbs/01_bpe.ipynb #ebc41658
 @kernel
@@ -204,13 +208,13 @@ def learn_merges(
 )->np.ndarray: # (n, 3) or shorter if no pair is left: left id, right id, and how often the pair occurred
     "Merge the most frequent pair of the whole text, again and again"
     begin,weights = chunks.begin[:len(chunks)+1],chunks.counts
-    ids,length = chunks.held[:begin[-1]].astype(np.int32),np.diff(begin).astype(np.int32)
+    n = min(n, int(begin[-1])) # there cannot be more
+    ids,length = chunks.held[:begin[-1]].astype(np.uint16 if n + 256 <= 2**16 else np.int32),np.diff(begin).astype(np.int32)
     del chunks # a large table makes room, if nobody else needs it
-    n = min(n, len(ids)) # there cannot be more
     lists,merges = np.empty((3*len(ids), 2), np.int32),np.empty((n, 3), np.int64)
     slots,notes,heap = _tables(1 << 18, np.empty((0, 4), np.int64), np.empty((0, 2), np.int64), 0)
     pairs,filed = _index(ids, begin, length, weights, slots, notes, lists)
-    state,done = np.array([0, filed, 0, pairs, FREQUENT]),0
+    state,done = np.array([0, filed, 0, pairs, FREQUENT, -1]),0
     with tqdm(desc='merges', total=n, disable=None if progress else True) as bar:
         while done < n and (state[0] or state[4] > 1):
             _learn(ids, begin, length, weights, slots, notes, lists, heap, state, merges, min(done+256, n))
@@ -657,7 +661,8 @@ def decode_stream(self:Tokenizer,
     "Turn a stream of ids into a stream of text without broken characters"
     decoder = codecs.getincrementaldecoder('utf-8')('replace')
     for i in ids:
-        if piece := decoder.decode(self.decode_bytes([i])): yield piece
+        b = self.vocab[i] if 0 <= i < self.vocab_size else self.decode_bytes([i])
+        if piece := decoder.decode(b): yield piece
     if piece := decoder.decode(b'', final=True): yield piece
 
 # %% ../nbs/01_bpe.ipynb #762c5ae6
