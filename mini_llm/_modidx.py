@@ -209,7 +209,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'mini_llm.generate._parser': ('generate.html#_parser', 'mini_llm/generate.py'),
                                    'mini_llm.generate._scores': ('generate.html#_scores', 'mini_llm/generate.py'),
                                    'mini_llm.generate._speak': ('generate.html#_speak', 'mini_llm/generate.py'),
-                                   'mini_llm.generate.decode_stream': ('generate.html#decode_stream', 'mini_llm/generate.py'),
                                    'mini_llm.generate.draw': ('generate.html#draw', 'mini_llm/generate.py'),
                                    'mini_llm.generate.generate': ('generate.html#generate', 'mini_llm/generate.py'),
                                    'mini_llm.generate.generate_batch': ('generate.html#generate_batch', 'mini_llm/generate.py'),

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['softmax', 'plot_next', 'with_temperature', 'top_k_only', 'top_p_only', 'min_p_only', 'penalise', 'Sampling', 'draw',
-           'window', 'next_logits', 'generate_ids', 'load', 'generate_batch', 'decode_stream', 'until', 'stream',
-           'generate', 'main']
+           'window', 'next_logits', 'generate_ids', 'load', 'generate_batch', 'until', 'stream', 'generate', 'main']
 
-# %% ../nbs/05_generate.ipynb #5b0037e8
-import argparse, codecs, os, sys, threading
+# %% ../nbs/05_generate.ipynb #0d6c6789
+import argparse, os, sys, threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -254,17 +253,6 @@ def generate_batch(
             else: texts[s].append(chosen); new[s] = reading[s].send(chosen)
     return [text[len(ids):] for text,ids in zip(texts, prompts)]
 
-# %% ../nbs/05_generate.ipynb #93ca3d24
-def decode_stream(
-    tokenizer:Tokenizer, # Knows the bytes of each id
-    ids:Iterable[int], # Token ids, one at a time
-)->Iterator[str]: # Text, in whole characters; invalid bytes become U+FFFD
-    "Turn a stream of ids into a stream of text without broken characters"
-    decoder = codecs.getincrementaldecoder('utf-8')('replace')
-    for i in ids:
-        if piece := decoder.decode(tokenizer.decode_bytes([i])): yield piece
-    if piece := decoder.decode(b'', final=True): yield piece
-
 # %% ../nbs/05_generate.ipynb #3cf3458e
 def _held(text, stops):
     "Length of the longest end of `text` with which one of `stops` begins"
@@ -306,7 +294,7 @@ def stream(
         raise ValueError("a model alone cannot read text: give its tokenizer too, or give token ids to `generate`")
     ids = tokenizer.encode(prompt or '\n')
     new = generate_ids(model, ids, max_new_tokens, settings, seed, end=tokenizer.special_tokens.values())
-    yield from until(decode_stream(tokenizer, new), stop)
+    yield from until(tokenizer.decode_stream(new), stop)
 
 # %% ../nbs/05_generate.ipynb #73ef06d0
 def generate(
