@@ -212,7 +212,8 @@ def learn_merges(
     ids,length = chunks.held[:begin[-1]].astype(np.uint16 if n + 256 <= 2**16 else np.int32),np.diff(begin).astype(np.int32)
     del chunks # a large table makes room, if nobody else needs it
     lists,merges = np.empty((3*len(ids), 2), np.int32),np.empty((n, 3), np.int64)
-    slots,notes,heap = _tables(1 << 18, np.empty((0, 4), np.int64), np.empty((0, 2), np.int64), 0)
+    size = 1 << min(max(len(ids)//2, 1 << 12).bit_length(), 18)
+    slots,notes,heap = _tables(size, np.empty((0, 4), np.int64), np.empty((0, 2), np.int64), 0)
     pairs,filed = _index(ids, begin, length, weights, slots, notes, lists)
     state,done = np.array([0, filed, 0, pairs, FREQUENT, -1]),0
     with tqdm(desc='merges', total=n, disable=None if progress else True) as bar:
