@@ -44,6 +44,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'mini_llm.bpe.Tokenizer.to_huggingface': ('bpe.html#tokenizer.to_huggingface', 'mini_llm/bpe.py'),
                               'mini_llm.bpe.Tokenizer.to_minbpe': ('bpe.html#tokenizer.to_minbpe', 'mini_llm/bpe.py'),
                               'mini_llm.bpe.Tokenizer.to_tiktoken': ('bpe.html#tokenizer.to_tiktoken', 'mini_llm/bpe.py'),
+                              'mini_llm.bpe.Tokenizer.token_bytes': ('bpe.html#tokenizer.token_bytes', 'mini_llm/bpe.py'),
                               'mini_llm.bpe.Tokenizer.tokens': ('bpe.html#tokenizer.tokens', 'mini_llm/bpe.py'),
                               'mini_llm.bpe.Tokenizer.train': ('bpe.html#tokenizer.train', 'mini_llm/bpe.py'),
                               'mini_llm.bpe.Tokenizer.vocab_size': ('bpe.html#tokenizer.vocab_size', 'mini_llm/bpe.py'),

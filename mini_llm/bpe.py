@@ -212,7 +212,7 @@ def learn_merges(
     ids,length = chunks.held[:begin[-1]].astype(np.uint16 if n + 256 <= 2**16 else np.int32),np.diff(begin).astype(np.int32)
     del chunks # a large table makes room, if nobody else needs it
     lists,merges = np.empty((3*len(ids), 2), np.int32),np.empty((n, 3), np.int64)
-    size = 1 << min(max(len(ids)//2, 1 << 12).bit_length(), 18)
+    size = 1 << max(2*min(len(ids), 1 << 16), 1 << 11).bit_length() # with room for every pair of bytes, at most 65,536
     slots,notes,heap = _tables(size, np.empty((0, 4), np.int64), np.empty((0, 2), np.int64), 0)
     pairs,filed = _index(ids, begin, length, weights, slots, notes, lists)
     state,done = np.array([0, filed, 0, pairs, FREQUENT, -1]),0
@@ -314,6 +314,7 @@ class _Ranks:
     "What a vocabulary says about joining"
     def __init__(self, vocab):
         self.data,self.begin,first,middle,last,ids = _cuts(vocab)
+        self.lengths = np.diff(self.begin)
         self.words = overlapping(np.concatenate([self.data, np.zeros(8, np.uint8)]))
         self.table = ChunkTable()
         self.table.number(self.data, 0, self.begin[1:])
@@ -606,9 +607,9 @@ def _lay_out(ids, words, begin, out):
 @patch
 def _lay(self:Tokenizer, ids):
     "The bytes of ids that are no special tokens, uint8"
-    words,begin = self._of.words,self._of.begin
-    res = np.empty(np.diff(begin)[ids].sum() + 8, np.uint8)
-    return res[:_lay_out(ids.astype(np.int32), words, begin, overlapping(res))]
+    of = self._of
+    res = np.empty(of.lengths[ids].sum() + 8, np.uint8)
+    return res[:_lay_out(ids.astype(np.int32), of.words, of.begin, overlapping(res))]
 
 # %% ../nbs/01_bpe.ipynb #2615cafd
 @patch
@@ -631,13 +632,21 @@ def decode(self:Tokenizer,
     "Turn ids into text"
     return self.decode_bytes(ids).decode('utf-8', errors='replace')
 
+# %% ../nbs/01_bpe.ipynb #6d3d7cd3
+@patch
+def token_bytes(self:Tokenizer,
+    id:int, # A token id
+)->bytes: # What it stands for
+    "The bytes of one token"
+    return self.vocab[id] if 0 <= id < self.vocab_size else self.decode_bytes([id])
+
 # %% ../nbs/01_bpe.ipynb #46063268
 @patch
 def tokens(self:Tokenizer,
     text:str, # Any text
 )->list[str]: # The text of each token
     "How a text is cut into tokens, for reading"
-    return [self.vocab[i].decode('utf-8', errors='backslashreplace') for i in self.encode(text).tolist()]
+    return [self.token_bytes(i).decode('utf-8', errors='backslashreplace') for i in self.encode(text).tolist()]
 
 # %% ../nbs/01_bpe.ipynb #3c9b0411
 @patch
@@ -648,7 +657,7 @@ def offsets(self:Tokenizer,
     "The place of each token in the text"
     if unit not in ('bytes', 'characters'): raise ValueError(f"unit={unit!r} is neither 'bytes' nor 'characters'")
     different,which = np.unique(as_ids(ids), return_inverse=True)
-    tokens = [np.frombuffer(self.decode_bytes([i]), np.uint8) for i in different.tolist()]
+    tokens = [np.frombuffer(self.token_bytes(i), np.uint8) for i in different.tolist()]
     begins = [np.ones(len(o), bool) if unit == 'bytes' else o & 0xc0 != 0x80 for o in tokens]
     counts,inside = (np.array([f(o) for o in begins], np.int64) for f in (np.sum, lambda o: not o[0]))
     ends = np.cumsum(counts[which])
@@ -662,8 +671,7 @@ def decode_stream(self:Tokenizer,
     "Turn a stream of ids into a stream of text without broken characters"
     decoder = codecs.getincrementaldecoder('utf-8')('replace')
     for i in ids:
-        b = self.vocab[i] if 0 <= i < self.vocab_size else self.decode_bytes([i])
-        if piece := decoder.decode(b): yield piece
+        if piece := decoder.decode(self.token_bytes(i)): yield piece
     if piece := decoder.decode(b'', final=True): yield piece
 
 # %% ../nbs/01_bpe.ipynb #762c5ae6

@@ -293,7 +293,8 @@ def _totals(typing, sums):
     return _vector(sums), build
 
 # %% ../nbs/04a_decode.ipynb #b2f31d68
-_jit = njit(cache=True, nogil=True, fastmath=True, error_model='numpy')
+_KEEP = __name__ != '__main__'    # in a notebook, where cells may change, nothing is kept
+_jit = njit(cache=_KEEP, nogil=True, fastmath=True, error_model='numpy')
 _f4 = np.float32
 
 @_jit
@@ -493,7 +494,7 @@ def _work(me, team, shape, m, scales, v, keys, values, ids, stream, pos, wanted,
     lo,hi = _share(len(m.head), me, team)
     _product(m.head, scales.head, lo, hi, room.h[me], len(wanted), room.logits, room.spare[me])
 
-@njit(cache=True, nogil=True, parallel=True)
+@njit(cache=_KEEP, nogil=True, parallel=True)
 def _step(threads, shape, m, scales, v, keys, values, ids, stream, pos, wanted, room):
     "Run tokens through the model: keys and values go into the cache, logits of the tokens `wanted` into the room"
     room.board[:] = 0

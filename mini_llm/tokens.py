@@ -40,7 +40,7 @@ class TokenView:
         ids:Iterable[int], # Token ids, special ones too
     ):
         self.ids = as_ids(ids).tolist()
-        self.pieces = [tokenizer.decode_bytes([i]) for i in self.ids]
+        self.pieces = [tokenizer.token_bytes(i) for i in self.ids]
 
     def __repr__(self): return '|'.join(map(visible, self.pieces))
 

@@ -95,6 +95,14 @@ def test_the_book_gives_the_merges_of_rustbpe(text, vocab_size):
     rust.train_from_iterator([text], vocab_size, pattern=GPT4_PATTERN)
     assert Tokenizer.train(text, vocab_size).vocab == [bytes(b) for b,_ in rust.get_mergeable_ranks()]
 
+@pytest.mark.parametrize('n', [100, 1000, 2000, 5000, 20_000, 60_000])
+def test_text_with_many_different_pairs(n):
+    "Characters at random: the notes of pairs need more room than words would"
+    s = ''.join(random.Random(n).choices([chr(c) for c in range(0x4e00, 0x9fff)], k=n))
+    rust = pytest.importorskip('rustbpe').Tokenizer()
+    rust.train_from_iterator([s], 600, pattern=GPT4_PATTERN)
+    assert quiet_train(s, 600).vocab == [bytes(b) for b,_ in rust.get_mergeable_ranks()]
+
 def test_the_book_gives_the_merges_of_tokenizers(text):
     hf = pytest.importorskip('tokenizers')
     peer = hf.Tokenizer(hf.models.BPE())
