@@ -6,8 +6,8 @@
 __all__ = ['softmax', 'plot_next', 'with_temperature', 'top_k_only', 'top_p_only', 'min_p_only', 'penalise', 'Sampling', 'draw',
            'window', 'next_logits', 'generate_ids', 'load', 'generate_batch', 'until', 'stream', 'generate', 'main']
 
-# %% ../nbs/05_generate.ipynb #0d6c6789
-import argparse, os, sys, threading
+# %% ../nbs/05_generate.ipynb #d69f6a40
+import argparse, os, sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -351,13 +351,8 @@ def _speak(args):
     prompt = sys.stdin.read().rstrip('\n') if args.prompt == '-' else args.prompt
     print(f'{run.path}{" (best)" if args.best else ""}', file=sys.stderr)
     print(prompt, end='', flush=True)
-    note = threading.Timer(3, lambda: print('(compiling, which happens once) ', end='', file=sys.stderr, flush=True))
-    note.start()
-    try:
-        for piece in stream(model, prompt, args.max_new_tokens, args.seed, args.stop, tokenizer, **sampling):
-            note.cancel()
-            print(piece, end='', flush=True)
-    finally: note.cancel()
+    for piece in stream(model, prompt, args.max_new_tokens, args.seed, args.stop, tokenizer, **sampling):
+        print(piece, end='', flush=True)
     print()
 
 # %% ../nbs/05_generate.ipynb #d61d873f
