@@ -264,6 +264,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                'mini_llm.look.Reading.bits_per_byte': ('look.html#reading.bits_per_byte', 'mini_llm/look.py'),
                                'mini_llm.look.Reading.text': ('look.html#reading.text', 'mini_llm/look.py'),
                                'mini_llm.look.Trace': ('look.html#trace', 'mini_llm/look.py'),
+                               'mini_llm.look.Trace._choices': ('look.html#trace._choices', 'mini_llm/look.py'),
+                               'mini_llm.look.Trace._words': ('look.html#trace._words', 'mini_llm/look.py'),
                                'mini_llm.look.Trace.branch': ('look.html#trace.branch', 'mini_llm/look.py'),
                                'mini_llm.look.Trace.explore': ('look.html#trace.explore', 'mini_llm/look.py'),
                                'mini_llm.look._all_logits': ('look.html#_all_logits', 'mini_llm/look.py'),

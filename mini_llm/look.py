@@ -71,7 +71,7 @@ def _draw_settings(ax, settings, logits, seen, tokenizer, n):
     plot_next(probs, tokenizer, n, ax)
     own = softmax(logits)[np.argsort(-probs, kind='stable')[:len(ax.patches)]]
     ax.bar(range(len(own)), own, fill=False, edgecolor='0.6')
-    ax.set_title(f'{np.count_nonzero(probs):,} of {len(probs):,} tokens possible', fontsize=10)
+    ax.set_title(f'{np.count_nonzero(probs):,} of {len(probs):,} tokens', fontsize=10)
 
 # %% ../nbs/05a_look.ipynb #05ff4995
 _SLIDERS = dict(temperature=(0, 2, .05), top_k=(0, 100, 1), top_p=(0, 1, .01), min_p=(0, 1, .01),
@@ -83,7 +83,7 @@ def _sliders():
     def slider(name, low, high, step):
         kind = w.IntSlider if isinstance(step, int) else w.FloatSlider
         return kind(getattr(Sampling, name), min=low, max=high, step=step, description=name, tooltip=comments[name],
-                    style=dict(description_width='9em'))
+                    style=dict(description_width='10em'), layout=dict(width='30em'))
     return {name: slider(name, *limits) for name,limits in _SLIDERS.items()}
 
 # %% ../nbs/05a_look.ipynb #a9f589e6
@@ -97,8 +97,8 @@ def turn_knobs(
     w,Figure = _need('ipywidgets'),import_module('matplotlib.figure').Figure
     model,tokenizer = _opened(model, tokenizer)
     ids = tokenizer.encode(prompt or '\n').tolist()
-    logits,sliders,picture,figure = next(next_logits(model, ids)),_sliders(),w.Image(),Figure((7,2.8), layout='constrained')
-    ax = figure.subplots()
+    logits,sliders,figure = next(next_logits(model, ids)),_sliders(),Figure((7,2.8), layout='constrained')
+    picture,ax = w.Image(layout=dict(align_self='flex-start')),figure.subplots()
     def redraw(_=None):
         settings,png = Sampling(**{k: o.value for k,o in sliders.items()}),BytesIO()
         _draw_settings(ax, settings, logits, ids, tokenizer, n)
@@ -278,27 +278,38 @@ def branch(self:Trace,
     for i in new: self.tokenizer.token_bytes(i)     # an unknown id is refused here
     return self.again(given=self.ids[:k] + new)
 
-# %% ../nbs/05a_look.ipynb #54c7043c
-def _button(label, bits, act):
-    "A button in the colour of `bits`, as wide as its label"
-    b = _need('ipywidgets').Button(description=label, style=dict(button_color=_colour(bits)),
+# %% ../nbs/05a_look.ipynb #7d68eec9
+def _button(label, colour, act):
+    "A button as wide as its label"
+    b = _need('ipywidgets').Button(description=label, style=dict(button_color=colour),
                                    layout=dict(width='auto', height='auto', margin='1px', padding='0 .3em'))
     b.on_click(lambda _: act())
     return b
 
 @patch
+def _words(self:Trace, act):
+    "A button for each token; `act` is called with its number"
+    return [_button(visible(b), _colour(bits), partial(act, k)) for k,(b,bits) in enumerate(zip(self.pieces, self.bits))]
+
+@patch
+def _choices(self:Trace, k, act):
+    "A button for each option in place of token `k`; `act` is called with `k` and its id"
+    names = [f'{visible(self.tokenizer.token_bytes(i))} {_percent(p)}' for i,p in self.options[k]]
+    return [_button(name, _colour(_bits(p)), partial(act, k, i)) for name,(i,p) in zip(names, self.options[k])]
+
+# %% ../nbs/05a_look.ipynb #b0283519
+@patch
 def explore(self:Trace): # A widget; its `trace` is the one that is shown
     "Click on a token to see the options, and on an option to branch"
     w,past = _need('ipywidgets'),[]
     text,options = [w.HBox(layout=dict(flex_flow='row wrap')) for _ in range(2)]
-    box = w.VBox([w.HTML(f'<span style="opacity:.6">{escape(self.prompt)}</span>'), text, options])
+    back = _button('back', None, lambda: show(past.pop()))
+    box = w.VBox([w.HTML(f'<span style="opacity:.6">{escape(self.prompt)}</span>'), text, options, back])
     def show(trace):
-        box.trace,back = trace,[_button('back', 0, lambda: show(past.pop()))] if past else []
-        text.children = [_button(visible(b), bits, partial(offer, k)) for k,(b,bits) in enumerate(zip(trace.pieces, trace.bits))]
-        options.children = back
+        box.trace,back.disabled,text.children,options.children = trace,not past,trace._words(offer),()
     def offer(k):
-        options.children = [_button(f'{visible(self.tokenizer.token_bytes(i))} {_percent(p)}', _bits(p), partial(take, k, i))
-                            for i,p in box.trace.options[k]]
+        for j,o in enumerate(text.children): o.style.font_weight = 'bold' if j == k else ''
+        options.children = box.trace._choices(k, take)
     def take(k, i):
         past.append(box.trace)
         show(box.trace.branch(k, i))

@@ -216,8 +216,8 @@ def test_clicking_through_branches(decoder, tok):
     pytest.importorskip('ipywidgets')
     trace = write(decoder, '<b>En un', 12, 2, tok)
     view = trace.explore()
-    prompt, words, options = view.children
-    assert '&lt;b&gt;' in prompt.value and not options.children
+    prompt, words, options, back = view.children
+    assert '&lt;b&gt;' in prompt.value and not options.children and back.disabled
     for k in (3, 0):
         before = view.trace
         words.children[k].click()
@@ -225,9 +225,11 @@ def test_clicking_through_branches(decoder, tok):
         options.children[-1].click()
         assert view.trace.ids == before.branch(k, before.options[k][-1][0]).ids
         assert [o.description for o in words.children] == [visible(b) for b in view.trace.pieces]
-    options.children[0].click()
-    options.children[0].click()
-    assert view.trace is trace and not options.children
+    back.click()
+    words.children[5].click()
+    assert words.children[5].style.font_weight == 'bold' and options.children
+    back.click()
+    assert view.trace is trace and not options.children and back.disabled
 
 
 def test_stored_displays_load_nothing():
