@@ -161,13 +161,14 @@ def _shown(b):
     chars = b.decode('utf-8', 'surrogateescape')
     return ''.join(c if c == ' ' else visible(c.encode('utf-8', 'surrogateescape')) + '\n'*(c == '\n') for c in chars)
 
-# %% ../nbs/05a_look.ipynb #67bb3a3f
+# %% ../nbs/05a_look.ipynb #f509adf2
 _STYLE = '''<style>
 .reading{position:relative;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;max-width:50em}
 .reading [tabindex]{white-space:pre;padding:.15em 0;border-radius:.2em;margin-right:1px}
 .reading [tabindex]:is(:hover,:focus){outline:1px solid}
-.reading :is(:hover,:focus)>[role=note]{display:block!important;position:absolute;left:0;z-index:8;margin-top:.3em;padding:.2em .6em;
-white-space:normal;background:#222;color:#eee;border:1px solid #888;border-radius:.3em;font-size:.85em;pointer-events:none}
+.reading :is(:hover,:focus)>[role=note]{display:block!important;position:absolute;left:0;z-index:8;margin-top:.3em;
+padding:.2em .6em;font-size:.85em;white-space:normal;pointer-events:none;
+background:#222;color:#eee;border:1px solid #888;border-radius:.3em}
 .reading :hover>[role=note]{z-index:9}
 </style>'''
 
@@ -195,9 +196,10 @@ def _repr_html_(self:Reading):
     spans = [self._span(k) for k in range(len(self.ids[:_MOST]))]
     key = ''.join(f'<span style="background:{_colour(b)};padding:0 .5em">{b}</span>' for b in range(0, 11, 2))
     n,more = len(self.ids),f' (the first {_MOST:,} are shown)'*(len(self.ids) > _MOST)
-    sums = f'{n:,} tokens{more}, {self.bits.sum()/max(1, n):.2f} bits per token, {self.bits_per_byte:.2f} bits per byte'
+    mean = self.bits.sum() / max(1, n)
+    sums = f'{n:,} tokens{more}, {mean:.2f} bits per token, {self.bits_per_byte:.2f} bits per byte'
     return (f'{_STYLE}<div class="reading"><span style="opacity:.6">{escape(self.prompt)}</span>{"".join(spans)}'
-            f'<div style="font-size:.8em;margin-top:.5em">{key} bits <span style="opacity:.7">{sums}</span></div></div>')
+            f'<div style="font-size:.8em;margin-top:.5em">{key} bits; {sums}</div></div>')
 
 # %% ../nbs/05a_look.ipynb #4079d514
 def _all_logits(model, ids):
@@ -273,7 +275,8 @@ def branch(self:Trace,
     instead:int|str, # What stands there instead: an id, or any text
 )->Trace: # As long as this one was to be
     "Go back to a token, put another in its place, and write on from there"
-    if not 0 <= k < len(self.ids): raise ValueError(f"there is no token {k} to replace; the text has {len(self.ids)}, counted from 0")
+    n = len(self.ids)
+    if not 0 <= k < n: raise ValueError(f"there is no token {k} to replace; the {n} of this text count from 0")
     new = self.tokenizer.encode(instead).tolist() if isinstance(instead, str) else [int(instead)]
     for i in new: self.tokenizer.token_bytes(i)     # an unknown id is refused here
     return self.again(given=self.ids[:k] + new)
@@ -281,15 +284,16 @@ def branch(self:Trace,
 # %% ../nbs/05a_look.ipynb #7d68eec9
 def _button(label, colour, act):
     "A button as wide as its label"
-    b = _need('ipywidgets').Button(description=label, style=dict(button_color=colour),
-                                   layout=dict(width='auto', height='auto', margin='1px', padding='0 .3em'))
+    layout = dict(width='auto', height='auto', align_self='flex-start', margin='1px', padding='0 .3em')
+    b = _need('ipywidgets').Button(description=label, style=dict(button_color=colour), layout=layout)
     b.on_click(lambda _: act())
     return b
 
 @patch
 def _words(self:Trace, act):
     "A button for each token; `act` is called with its number"
-    return [_button(visible(b), _colour(bits), partial(act, k)) for k,(b,bits) in enumerate(zip(self.pieces, self.bits))]
+    colours = map(_colour, self.bits)
+    return [_button(visible(b), colour, partial(act, k)) for k,(b,colour) in enumerate(zip(self.pieces, colours))]
 
 @patch
 def _choices(self:Trace, k, act):
