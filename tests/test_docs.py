@@ -1,9 +1,7 @@
 "The site: built as `make docs` builds it, every link checked, every page opened in a browser where there is one"
 import functools
 import http.server
-import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,8 +12,6 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BROWSERS = 'chromium', 'chromium-browser', 'google-chrome'
-CALM = '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'
 
 
 class Anchors(HTMLParser):
@@ -49,16 +45,6 @@ def address(site):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}/'
         server.shutdown()
-
-
-@pytest.fixture(scope='module')
-def browser():
-    "A headless Chromium; its absence is a failure only in CI on Linux"
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if not path and not (os.environ.get('CI') and sys.platform == 'linux'): pytest.skip('no Chromium on this machine')
-    assert path, 'CI opens every page in a browser: install chromium'
-    from playwright.sync_api import sync_playwright
-    with sync_playwright() as p: yield p.chromium.launch(executable_path=path, args=list(CALM))
 
 
 def test_every_notebook_has_a_page(site):
