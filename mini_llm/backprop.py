@@ -463,7 +463,7 @@ class Backprop:
         dtype:torch.dtype=torch.float32, # Format of the products: float32 or bfloat16
         threads:int|None=None, # Cores to use (default: as many as torch uses)
     ):
-        self.model,self.matrices,self.version = model, _matrices(model.cfg, dtype), None
+        self.model,self.batch_size,self.matrices,self.version = model, batch_size, _matrices(model.cfg, dtype), None
         threads = min(threads or torch.get_num_threads(), batch_size)
         sizes = [batch_size//threads + (i < batch_size%threads) for i in range(threads)]
         self.workers = [_Worker(model, self.matrices, n, model.cfg.context_length, dtype) for n in sizes]
@@ -513,14 +513,14 @@ def loss(self:Backprop,
     targets:Tensor, # The token that follows each, (b,t); -1 where nothing is asked
 )->float: # Mean over all targets, in nats
     "How surprised the model is, without dropout"
-    return self._run(ids, targets, 0, 0)
+    return self._run(ids, targets, (0,), 0)
 
 # %% ../nbs/03a_backprop.ipynb #0f47f14b
 @patch
 def backward(self:Backprop,
     ids:Tensor, # Token ids, (b,t)
     targets:Tensor, # The token that follows each, (b,t)
-    key:'int|list[int]'=0, # Of dropout: the same key, the same zeros
+    key:tuple[int,...]=(0,), # Of dropout: the same key, the same zeros
     share:float=1., # Factor for the gradients
     first:int=0, # Number of the first window, where a batch comes in several calls
 )->float: # Mean loss over all targets, in nats
