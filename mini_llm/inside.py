@@ -23,14 +23,15 @@ from .tokens import visible
 @torch.no_grad()
 def streams(
     model:GPT, # Any model
-    ids:Iterable[int], # Token ids of one text, no more than the context holds
+    ids:'list[int]|np.ndarray|Tensor', # Token ids of one text, no more than the context holds
 )->Tensor: # (n_layer+1,t,n_embd)
     "The residual stream of a text before the first block, and after each"
-    ids,res,training = np.array(ids, np.int64),[],model.training
-    if ids.ndim != 1 or not len(ids): raise ValueError(f"ids must be those of one text, at least one; got shape {ids.shape}")
+    ids,res,training = torch.as_tensor(ids, device=model.embed_tokens.weight.device),[],model.training
+    if ids.ndim != 1 or not len(ids):
+        raise ValueError(f"ids must be those of one text, at least one; got shape {tuple(ids.shape)}")
     hooks = [model.layers[0].register_forward_pre_hook(lambda _,args: res.append(args[0][0]))]
     hooks += [o.register_forward_hook(lambda _,args,out: res.append(out[0])) for o in model.layers]
-    try: model.eval().hidden_states(torch.tensor(ids, device=model.embed_tokens.weight.device)[None])
+    try: model.eval().hidden_states(ids[None])
     finally:
         for o in hooks: o.remove()
         model.train(training)
@@ -40,7 +41,7 @@ def streams(
 @torch.no_grad()
 def attention_maps(
     model:GPT, # Any model
-    ids:Iterable[int], # Token ids of one text, no more than the context holds
+    ids:'list[int]|np.ndarray|Tensor', # Token ids of one text, no more than the context holds
 )->Tensor: # (n_layer,n_head,t,t); rows sum to 1
     "How much each token looks at each, in every head of every block"
     maps = [layer.self_attn.weights(layer.input_layernorm(x[None]), model.cos, model.sin)[0]
@@ -52,19 +53,19 @@ def plot_maps(
     maps:Tensor, # From `attention_maps`, (n_layer,n_head,t,t)
     tokens:list[str], # What to write along the axes
     size:float=2.4, # Width of one map, in inches
-): # The axes, (n_layer,n_head)
-    "All attention maps of a model: a row for each block, a column for each head"
+): # The axes, (n_head,n_layer)
+    "All attention maps of a model: a column for each block, a row for each head"
     import matplotlib.pyplot as plt
-    (rows,cols,t,_),fontsize = maps.shape,min(9, 60*size/len(tokens))
+    cols,rows,t,_ = maps.shape
     if len(tokens) != t: raise ValueError(f"{len(tokens)} tokens do not fit maps of {t}; give one text for each id")
     _,axs = plt.subplots(rows, cols, figsize=(size*cols, size*rows + .3), layout='constrained', squeeze=False)
-    for (l,h),ax in np.ndenumerate(axs):
+    for (h,l),ax in np.ndenumerate(axs):
         plot_attention(maps[l,h].cpu(), tokens, f'block {l+1}, head {h+1}', ax)
-        ax.tick_params(labelsize=fontsize, length=0)
+        ax.tick_params(labelsize=min(9, 60*size/t), length=0)
         ax.title.set_size(9)
-        ax.set(xlabel='looks at' if l == rows-1 else '', ylabel='' if h else 'token')
-        if h: ax.set_yticks([])
-        if l < rows-1: ax.set_xticks([])
+        ax.set(xlabel='looks at' if h == rows-1 else '', ylabel='' if l else 'token')
+        if l: ax.set_yticks([])
+        if h < rows-1: ax.set_xticks([])
     return axs
 
 # %% ../nbs/05c_inside.ipynb #7df2c12b
@@ -81,7 +82,7 @@ def weight_back(
 @torch.no_grad()
 def logit_lens(
     model:GPT, # Any model
-    ids:Iterable[int], # Token ids of one text, no more than the context holds
+    ids:'list[int]|np.ndarray|Tensor', # Token ids of one text, no more than the context holds
 )->Tensor: # Logits, (n_layer+1,t,vocab_size); the last row is the model's answer
     "What the model would say before the first block, and after each"
     return F.linear(model.norm(streams(model, ids)), model.embed_tokens.weight)
@@ -98,13 +99,14 @@ def plot_lens(
     ids,(rows,t,_) = [int(i) for i in ids],lens.shape
     if len(ids) != t: raise ValueError(f"{len(ids)} ids do not fit a lens of {t} tokens; give the same ids to both")
     probs,top = lens.cpu().softmax(-1).max(-1)
+    def short(i): return o if len(o := names[i]) < 8 else o[:6] + '…'
     if ax is None: _,ax = plt.subplots(figsize=(max(3, .5*t + 1), .4*rows + .8))
     im = ax.imshow(probs, cmap='Blues', vmin=0, vmax=1, origin='lower', aspect='auto')
     for (l,i),p in np.ndenumerate(probs.numpy()):
-        ax.text(i, l, names[top[l,i]], ha='center', va='center', fontsize=8, color='white' if p > .6 else '0.1')
+        ax.text(i, l, short(top[l,i]), ha='center', va='center', fontsize=7, color='white' if p > .6 else '0.1')
         if i+1 < t and top[l,i] == ids[i+1]:
             ax.add_patch(plt.Rectangle((i-.46, l-.44), .92, .88, fill=False, color='C1', lw=1.4))
-    ax.set_xticks(range(t), [names[i] for i in ids], fontsize=8, rotation=90 if max(map(len, names)) > 1 else 0)
+    ax.set_xticks(range(t), [names[i] for i in ids], fontsize=8, rotation=90 if len(max(names, key=len)) > 1 else 0)
     ax.set_yticks(range(rows), ['embedding', *(f'block {l}' for l in range(1, rows))], fontsize=8)
     ax.tick_params(length=0)
     ax.set_xlabel('token read')
