@@ -101,7 +101,7 @@ def plot_lens(
     probs,top = lens.cpu().softmax(-1).max(-1)
     def short(i): return o if len(o := names[i]) < 8 else o[:6] + '…'
     if ax is None: _,ax = plt.subplots(figsize=(max(3, .5*t + 1), .4*rows + .8))
-    im = ax.imshow(probs, cmap='Blues', vmin=0, vmax=1, origin='lower', aspect='auto')
+    im = ax.imshow(probs.numpy(), cmap='Blues', vmin=0, vmax=1, origin='lower', aspect='auto')
     for (l,i),p in np.ndenumerate(probs.numpy()):
         ax.text(i, l, short(top[l,i]), ha='center', va='center', fontsize=7, color='white' if p > .6 else '0.1')
         if i+1 < t and top[l,i] == ids[i+1]:
