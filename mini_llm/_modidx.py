@@ -218,6 +218,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'mini_llm.generate._prompts': ('generate.html#_prompts', 'mini_llm/generate.py'),
                                    'mini_llm.generate._sampling': ('generate.html#_sampling', 'mini_llm/generate.py'),
                                    'mini_llm.generate._scores': ('generate.html#_scores', 'mini_llm/generate.py'),
+                                   'mini_llm.generate._seen': ('generate.html#_seen', 'mini_llm/generate.py'),
                                    'mini_llm.generate._show_many': ('generate.html#_show_many', 'mini_llm/generate.py'),
                                    'mini_llm.generate._speak': ('generate.html#_speak', 'mini_llm/generate.py'),
                                    'mini_llm.generate._stopper': ('generate.html#_stopper', 'mini_llm/generate.py'),

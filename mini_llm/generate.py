@@ -76,13 +76,13 @@ def top_p_only(
     "Keep the fewest likeliest tokens whose probabilities reach `p` together; always at least one"
     if p >= 1: return logits
     probs = softmax(logits)
-    likely = np.flatnonzero(probs >= min((1-p)/len(probs), probs.max()))   # the rest has less than 1-p together
-    order = likely[np.argsort(-logits[likely], kind='stable')]
-    before = np.cumsum(probs[order]) - probs[order]               # what the likelier ones have already
-    res = np.full_like(logits, -np.inf)
-    keep = order[(before < p) | (np.arange(len(order)) == 0)]
-    res[keep] = logits[keep]
-    return res
+    falling = np.sort(probs)[::-1]
+    before = np.cumsum(falling) - falling                     # what the likelier ones have already
+    n = max(1, (before < p).sum())
+    keep = probs > falling[n-1]
+    ties = np.flatnonzero(probs == falling[n-1])
+    keep[ties[:n-keep.sum()]] = True
+    return np.where(keep, logits, -np.inf)
 
 # %% ../nbs/05_generate.ipynb #e459d54d
 def min_p_only(
@@ -90,13 +90,14 @@ def min_p_only(
     p:float, # Least probability, as a share of the highest; 0 keeps all
 )->np.ndarray: # Scores (n,), -inf for what is cut
     "Keep tokens that have at least `p` times the probability of the likeliest"
+    if p == 0: return logits
     probs = softmax(logits)
     return np.where(probs < p * probs.max(), -np.inf, logits)
 
 # %% ../nbs/05_generate.ipynb #b32623e7
 def penalise(
     logits:np.ndarray, # Scores (n,)
-    seen:list[int], # Ids that occurred
+    seen:np.ndarray, # Ids that occurred, or for each id whether it did (bool)
     penalty:float, # Above 1 repeats less; 1 changes nothing
 )->np.ndarray: # Scores (n,)
     "Lower the scores of ids that were seen"
@@ -123,21 +124,22 @@ class Sampling:
 @patch
 def candidates(self:Sampling,
     logits:np.ndarray, # Scores (n,)
-    seen:list[int], # Ids of prompt and text so far
+    seen:np.ndarray, # Ids of prompt and text so far, or for each id whether it occurred (bool)
 )->tuple[np.ndarray,np.ndarray]: # Ids that are possible, in order, and their probabilities
     "The distribution from which the next token is drawn"
-    x = logits.astype(np.float64)
-    if self.repetition_penalty != 1: x = penalise(x, seen, self.repetition_penalty)
-    x = top_k_only(with_temperature(x, self.temperature), self.top_k)
-    ids = np.flatnonzero(x != -np.inf)
-    x = min_p_only(top_p_only(x[ids], self.top_p), self.min_p)
+    x = logits
+    if self.repetition_penalty != 1: x = penalise(x.astype(np.float64), seen, self.repetition_penalty)
+    if self.temperature == 0: return np.array([x.argmax()]), np.ones(1)
+    ids = np.flatnonzero(top_k_only(x, self.top_k) != -np.inf)
+    x = with_temperature(x[ids].astype(np.float64), self.temperature)
+    x = min_p_only(top_p_only(x, self.top_p), self.min_p)
     left = x != -np.inf
     return ids[left], softmax(x[left])
 
 @patch
 def probabilities(self:Sampling,
     logits:np.ndarray, # Scores (n,)
-    seen:list[int], # Ids of prompt and text so far
+    seen:np.ndarray, # Ids of prompt and text so far, or for each id whether it occurred (bool)
 )->np.ndarray: # Probabilities (n,)
     "The same for all tokens, 0 for the impossible"
     ids,probs = self.candidates(logits, seen)
@@ -197,6 +199,8 @@ def _check(ids, max_new_tokens):
     if max_new_tokens < 0: raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0")
     if np.ndim(ids) != 1: raise ValueError(f"a prompt is a list of ids in one dimension, not of shape {np.shape(ids)}")
 
+def _seen(model, ids): return np.isin(np.arange(model.cfg.vocab_size), ids)    # for each id of the vocabulary, (n,)
+
 def generate_ids(
     model:'GPT|Decoder', # Any model
     ids:list[int], # Prompt: a list, an array or a tensor with one dimension
@@ -207,13 +211,13 @@ def generate_ids(
 )->Iterator[int]: # New ids, one at a time
     "Continue a prompt token by token"
     _check(ids, max_new_tokens)
-    seen,end,rng = [int(i) for i in ids], set(end), np.random.default_rng(seed)
-    asked,chosen = next_logits(model, seen), None
+    ids,end,rng = [int(i) for i in ids], set(end), np.random.default_rng(seed)
+    asked,chosen,seen = next_logits(model, ids), None, _seen(model, ids)
     for _ in range(max_new_tokens):
         possible,probs = sampling.candidates(asked.send(chosen), seen)
         chosen = int(possible[draw(probs, rng)])
         if chosen in end: return
-        seen.append(chosen)
+        seen[chosen] = True
         yield chosen
 
 # %% ../nbs/05_generate.ipynb #35be32f7
@@ -256,20 +260,21 @@ def generate_batch(
     seeds,end = seeds or [None]*len(prompts), set(end)
     if not isinstance(model, Decoder):
         return [_until_stopped(generate_ids(model, p, max_new_tokens, sampling, s, end), stopped) for p,s in zip(prompts, seeds)]
-    texts,rngs = [[int(i) for i in ids] for ids in prompts], [np.random.default_rng(s) for s in seeds]
-    reading,cache = [window(o, model.cfg.context_length) for o in texts], model.new_cache(len(texts))
+    ids,rngs = [[int(i) for i in p] for p in prompts], [np.random.default_rng(s) for s in seeds]
+    seen,res = [_seen(model, p) for p in ids], [[] for _ in ids]
+    reading,cache = [window(p, model.cfg.context_length) for p in ids], model.new_cache(len(ids))
     new = [next(r) for r in reading]
     for _ in range(max_new_tokens):
-        live = [s for s,(ids,_) in enumerate(new) if ids]
+        live = [s for s,(o,_) in enumerate(new) if o]
         if not live: break
         for s in live:
             if new[s][1]: cache.lengths[s] = 0
-        for s,scores in zip(live, model.feed([ids for ids,_ in new], cache)):
-            possible,probs = sampling.candidates(scores, texts[s])
+        for s,scores in zip(live, model.feed([o for o,_ in new], cache)):
+            possible,probs = sampling.candidates(scores, seen[s])
             chosen = int(possible[draw(probs, rngs[s])])
-            if chosen not in end: texts[s].append(chosen)
-            new[s] = ([],False) if chosen in end or stopped(texts[s][len(prompts[s]):]) else reading[s].send(chosen)
-    return [text[len(ids):] for text,ids in zip(texts, prompts)]
+            if chosen not in end: res[s].append(chosen); seen[s][chosen] = True
+            new[s] = ([],False) if chosen in end or stopped(res[s]) else reading[s].send(chosen)
+    return res
 
 # %% ../nbs/05_generate.ipynb #6da6ae4f
 def _stops(stops):
