@@ -230,6 +230,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                    'mini_llm.generate._terminal': ('generate.html#_terminal', 'mini_llm/generate.py'),
                                    'mini_llm.generate._until_stopped': ('generate.html#_until_stopped', 'mini_llm/generate.py'),
                                    'mini_llm.generate._utf8': ('generate.html#_utf8', 'mini_llm/generate.py'),
+                                   'mini_llm.generate._warn_of_long': ('generate.html#_warn_of_long', 'mini_llm/generate.py'),
                                    'mini_llm.generate.draw': ('generate.html#draw', 'mini_llm/generate.py'),
                                    'mini_llm.generate.generate': ('generate.html#generate', 'mini_llm/generate.py'),
                                    'mini_llm.generate.generate_batch': ('generate.html#generate_batch', 'mini_llm/generate.py'),

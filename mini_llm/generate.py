@@ -257,7 +257,8 @@ def generate_batch(
 )->list[list[int]]: # New ids of each
     "Continue several prompts at once"
     for ids in prompts: _check(ids, max_new_tokens)
-    seeds,end = seeds or [None]*len(prompts), set(end)
+    seeds,end = [None]*len(prompts) if seeds is None else list(seeds), set(end)
+    if len(seeds) != len(prompts): raise ValueError(f"{len(seeds)} seeds do not fit {len(prompts)} prompts; give one for each")
     if not isinstance(model, Decoder):
         return [_until_stopped(generate_ids(model, p, max_new_tokens, sampling, s, end), stopped) for p,s in zip(prompts, seeds)]
     ids,rngs = [[int(i) for i in p] for p in prompts], [np.random.default_rng(s) for s in seeds]
@@ -369,7 +370,7 @@ def generate_texts(
     sampling:Sampling=Sampling(), # How to choose
 )->list[Text]: # One for each prompt
     "Write on from several prompts at once"
-    stop,seeds = _stops(stop), seeds or [None]*len(prompts)
+    stop,seeds = _stops(stop), [None]*len(prompts) if seeds is None else list(seeds)
     ids = [tokenizer.encode(o or '\n') for o in prompts]
     new = generate_batch(model, ids, max_new_tokens, sampling, seeds, tokenizer.special_tokens.values(), _stopper(tokenizer, stop))
     res = []
@@ -403,15 +404,16 @@ def _parser():
     flag('--lines', action='store_true', help='each line of the file or of standard input is a prompt of its own')
     flag('--run', metavar='RUN', help='folder of a run (default: the newest)')
     flag('--best', action='store_true', help="use the best evaluation's weights instead of the last checkpoint's")
-    flag('--precision', default='float32', choices=('float32','bfloat16','int8'), help='of the weights: the shorter, the faster (%(default)s)')
+    flag('--precision', default='float32', choices=('float32','bfloat16','int8'),
+         help='of the weights: the shorter, the faster (%(default)s)')
     flag('--max_new_tokens', type=int, default=300, metavar='INT', help='stop after so many tokens (%(default)s)')
-    flag('--n', type=int, default=1, metavar='INT', help='write so many texts, with seeds that count up from the first (%(default)s)')
+    flag('--n', type=int, default=1, metavar='INT', help='so many texts, with seeds that count up (%(default)s)')
     flag('--seed', type=int, metavar='INT', help='the same seed, the same text (default: another text each time)')
     flag('--stop', action='append', default=[], metavar='STR', help='end before this string; can be repeated')
     flag('--json', action='store_true', help='one JSON object a line: run, prompt, text, seed, tokens, ended, settings')
     for name,field in Sampling.__dataclass_fields__.items():
-        kind = type(field.default)
-        flag(f'--{name}', type=kind, default=field.default, metavar=kind.__name__.upper(), help=f'{docments(Sampling)[name]} (%(default)s)')
+        kind,about = type(field.default), docments(Sampling)[name]
+        flag(f'--{name}', type=kind, default=field.default, metavar=kind.__name__.upper(), help=f'{about} (%(default)s)')
     return p
 
 # %% ../nbs/05_generate.ipynb #919ecb4f
@@ -426,7 +428,8 @@ def _check_args(args):
     for name,least in dict(n=1, max_new_tokens=0, seed=0).items():
         if (v := getattr(args, name)) is not None and v < least: raise ValueError(f"{name}={v} must be at least {least}")
     if args.file and args.prompt is not None: raise ValueError("give a prompt or --file, not both")
-    if args.lines and not args.file and args.prompt != '-': raise ValueError("--lines needs lines: give --file FILE, or - for standard input")
+    if args.lines and not args.file and args.prompt != '-':
+        raise ValueError("--lines needs lines: give --file FILE, or - for standard input")
     args.stop = _stops([_utf8(o, 'a stop string') for o in args.stop])
     if args.seed is None: args.seed = random.randrange(10**6)
 
@@ -453,8 +456,8 @@ def _show_many(args, run, prompts, write):
     settings = {k:getattr(args, k) for k in ('precision','best','max_new_tokens','stop')} | _sampling(args)
     for group in _groups(prompts, args.n, args.seed):
         for o in write(*map(list, zip(*group))):
-            if args.json: print(json.dumps(dict(run=str(run.path), **o._asdict(), settings=settings), ensure_ascii=False), flush=True)
-            else: print(f'{o.prompt}{o.text}\n{"-"*15}', flush=True)
+            about = dict(run=str(run.path), **o._asdict(), settings=settings)
+            print(json.dumps(about, ensure_ascii=False) if args.json else f'{o.prompt}{o.text}\n{"-"*15}', flush=True)
 
 # %% ../nbs/05_generate.ipynb #84a0fb70
 @contextmanager
@@ -490,7 +493,8 @@ def _converse(write, seed):
 @contextmanager
 def _patience(seconds=4):
     "Explain a long wait"
-    timer = threading.Timer(seconds, print, ['compiling, as on every first start; this takes up to a minute'], dict(file=sys.stderr))
+    remark = 'compiling, as on every first start; this takes up to a minute'
+    timer = threading.Timer(seconds, print, [remark], dict(file=sys.stderr))
     timer.start()
     try: yield
     finally: timer.cancel()
@@ -506,17 +510,23 @@ def _open_run(args):
 # %% ../nbs/05_generate.ipynb #630b1f0e
 def _terminal(): return all(o is not None and o.isatty() for o in (sys.stdin, sys.stdout))
 
+def _warn_of_long(prompts, model, tokenizer):
+    limit = model.cfg.context_length
+    for n in (len(tokenizer.encode(o)) for o in prompts):
+        if n > limit: print(f'a prompt has {n:,} tokens; the model sees the last {limit}', file=sys.stderr)
+
 def _speak(args):
     "Load a run and print what it writes"
     _check_args(args)
     prompts,sampling,alone = _prompts(args), _sampling(args), args.n == 1 and not args.json
+    talk = alone and args.prompt is None and not args.file and _terminal()
     run,model,tokenizer = _open_run(args)
     print(f'{run.path}{" (best)" if args.best else ""}, seed {args.seed}', file=sys.stderr)
-    for n in (len(tokenizer.encode(o)) for o in prompts):
-        if n > (limit := model.cfg.context_length): print(f'a prompt has {n:,} tokens; the model sees the last {limit}', file=sys.stderr)
-    def write(text, seed): return stream(model, text, args.max_new_tokens, seed, args.stop, tokenizer, **sampling)
-    def write_many(texts, seeds): return generate_texts(model, tokenizer, texts, seeds, args.max_new_tokens, args.stop, Sampling(**sampling))
-    if alone and args.prompt is None and not args.file and _terminal():
+    _warn_of_long(prompts, model, tokenizer)
+    new,stop = args.max_new_tokens, args.stop
+    def write(text, seed): return stream(model, text, new, seed, stop, tokenizer, **sampling)
+    def write_many(texts, seeds): return generate_texts(model, tokenizer, texts, seeds, new, stop, Sampling(**sampling))
+    if talk:
         with _history(): _converse(write, args.seed)
     elif alone and len(prompts) == 1:
         for o in chain(prompts, write(prompts[0], args.seed)): print(o, end='', flush=True)
