@@ -57,7 +57,7 @@ def with_temperature(
 )->np.ndarray: # Scores (n,)
     "Sharpen or flatten the distribution"
     if temperature == 0: return np.where(np.arange(len(logits)) == logits.argmax(), 0., -np.inf)
-    return (logits - logits.max()) / temperature     # an equal shift changes no probability, and nothing overflows
+    with np.errstate(over='ignore'): return (logits - logits.max()) / temperature   # shifted, so that only -inf can come of it
 
 # %% ../nbs/05_generate.ipynb #17384003
 def top_k_only(
