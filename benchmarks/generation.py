@@ -94,6 +94,21 @@ def many_streams(decoders, theirs):
     for name in decoders: yield row(f'{STREAMS} streams, {name}', 'tokens/s', n/t[name], f'transformers, {hf[3:]}', n/t[hf])
 
 
+def beside_a_busy_program(decoders):
+    "One stream while another process keeps a core busy, as a share of its speed without"
+    def tokens_per_second(decoder):
+        t = time.perf_counter()
+        for _ in range(3): list(generate_ids(decoder, PROMPT, NEW, SAMPLING, seed=0))
+        return 3*NEW / (time.perf_counter() - t)
+    for name, decoder in decoders.items():
+        quiet = tokens_per_second(decoder)
+        other = subprocess.Popen([sys.executable, '-c', 'while True: pass'])
+        try: yield row(f'beside a busy program, {name}', 'tokens/s', tokens_per_second(decoder), 'with the machine to itself', quiet)
+        finally:
+            other.kill()
+            other.wait()
+
+
 def prefill(decoders, model):
     ids = list(range(model.cfg.context_length))
     x = torch.tensor([ids])
@@ -151,7 +166,7 @@ def main():
         assert list(generate_ids(decoders['float32'], PROMPT, NEW, GREEDY)) == greedy
         assert generate_batch(decoders['float32'], [PROMPT]*STREAMS, NEW, GREEDY) == [greedy]*STREAMS
         if llamas: assert llama_ids(llamas['F32'], greedy=True) == greedy
-        rows = [*one_stream(decoders, theirs, llamas), *prefill(decoders, model), *many_streams(decoders, theirs)]
+        rows = [*one_stream(decoders, theirs, llamas), *prefill(decoders, model), *many_streams(decoders, theirs), *beside_a_busy_program(decoders)]
     try: run = Run(sys.argv[1]) if len(sys.argv) > 1 else newest_run(weights=True)
     except ValueError as e: facts = print(f'left out: first token and rounding ({e})') or {}
     else:

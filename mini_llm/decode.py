@@ -388,27 +388,46 @@ def _atomic_load(typing, array, i):
     return types.int64(array, types.intp), build
 
 # %% ../nbs/04a_decode.ipynb #a08b65cd
+_MET,_CAME,_TEAM,_LATE,_OVER = range(0, 40, 8)     # counters on the board, far enough apart that they are not in each other's way
 _give_way = types.ExternalFunction('SwitchToThread' if os.name == 'nt' else 'sched_yield', types.int32())
 
 @_jit
 def _wait(board, team):
     "Return when all of the team have come here"
-    goal,looks = (_atomic_add(board, 0, 1)//team + 1) * team, 0
-    while _atomic_load(board, 0) < goal:
+    goal,looks = (_atomic_add(board, _MET, 1)//team + 1) * team, 0
+    while _atomic_load(board, _MET) < goal:
         looks += 1
         if looks % 2000 == 0: _give_way()
+        if looks == 200_000: _atomic_add(board, _LATE, 1)
 
 # %% ../nbs/04a_decode.ipynb #5e289dbf
 @_jit
 def _roll_call(board, me, threads):
     "How many work on this token: all, or one"
-    _atomic_add(board, 8, 1)
+    _atomic_add(board, _CAME, 1)
     if me == 0:
         looks = 0
-        while _atomic_load(board, 8) < threads and looks < 20_000: looks += 1
-        _atomic_add(board, 16, threads if _atomic_load(board, 8) == threads else 1)
-    while _atomic_load(board, 16) == 0: pass
-    return _atomic_load(board, 16)
+        while _atomic_load(board, _CAME) < threads and looks < 20_000: looks += 1
+        _atomic_add(board, _TEAM, threads if _atomic_load(board, _CAME) == threads else 1)
+    while _atomic_load(board, _TEAM) == 0: pass
+    if _atomic_load(board, _OVER): _atomic_add(board, _LATE, 1)
+    return _atomic_load(board, _TEAM)
+
+# %% ../nbs/04a_decode.ipynb #e9495769
+class _Team:
+    "How many threads take the next step: all, or one after somebody was late"
+    def __init__(self, threads): self.threads,self.pause,self.left = threads,2,0
+
+    def next(self):
+        "The number for one step"
+        if not self.left: return self.threads
+        self.left -= 1
+        return 1
+
+    def report(self, late):
+        "What came of a step of all"
+        self.pause = min(2*self.pause, 1024) if late else max(2, self.pause-1)
+        if late: self.left = self.pause
 
 # %% ../nbs/04a_decode.ipynb #b36c953d
 class _Room(NamedTuple):
@@ -493,6 +512,7 @@ def _work(me, team, shape, m, scales, v, keys, values, ids, stream, pos, wanted,
     for t in range(len(wanted)): _norm(room.x[wanted[t]], v.norm3, shape.norm_eps, room.h[me,t])
     lo,hi = _share(len(m.head), me, team)
     _product(m.head, scales.head, lo, hi, room.h[me], len(wanted), room.logits, room.spare[me])
+    _wait(room.board, team)
 
 @njit(cache=_KEEP, nogil=True, parallel=True)
 def _step(threads, shape, m, scales, v, keys, values, ids, stream, pos, wanted, room):
@@ -501,6 +521,7 @@ def _step(threads, shape, m, scales, v, keys, values, ids, stream, pos, wanted, 
     for me in prange(threads):
         team = _roll_call(room.board, me, threads)
         if me < team: _work(me, team, shape, m, scales, v, keys, values, ids, stream, pos, wanted, room)
+        if me == 0: _atomic_add(room.board, _OVER, 1)
 
 # %% ../nbs/04a_decode.ipynb #533d24a4
 class Cache:
@@ -527,12 +548,11 @@ _LOCK,_PORTION = threading.Lock(), 64
 
 @contextmanager
 def _only(threads):
-    "One step at a time, with so many of numba's threads"
-    with _LOCK:
-        before = numba.get_num_threads()
-        numba.set_num_threads(threads)
-        try: yield
-        finally: numba.set_num_threads(before)
+    "With so many of numba's threads"
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try: yield
+    finally: numba.set_num_threads(before)
 
 class Decoder:
     "A saved model, ready to write"
@@ -545,7 +565,7 @@ class Decoder:
             raise ValueError(f"precision={precision!r} must be 'float32', 'bfloat16' or 'int8'")
         self.cfg,self.weights = _open(folder, precision)
         self.precision,self.threads = precision, min(threads or 4, numba.config.NUMBA_NUM_THREADS)
-        self.room = _make_room(self.cfg, self.threads)
+        self.room,self.team = _make_room(self.cfg, self.threads), _Team(self.threads)
 
     def new_cache(self, n_streams=1): return Cache(self.cfg, n_streams)
 
@@ -555,7 +575,7 @@ def _make_room(s, threads):
     def make(*size): return np.zeros((*size[:-1], size[-1]+16), np.float32)
     n,widest = _PORTION, max((s.n_head + 2*s.n_kv_head)*s.head_dim, 2*s.n_ff)
     return _Room(make(n, s.n_embd), make(threads, n, s.n_embd), make(n, widest), make(n, s.n_head*s.head_dim), make(n, s.n_ff),
-        make(threads, s.context_length+16), make(threads, 16), make(n, s.vocab_size+4), np.zeros(24, np.int64))
+        make(threads, s.context_length+16), make(threads, 16), make(n, s.vocab_size+4), np.zeros(40, np.int64))
 
 # %% ../nbs/04a_decode.ipynb #b0113207
 @patch
@@ -575,7 +595,7 @@ def feed(self:Decoder,
     stream = np.repeat(np.arange(len(new)), counts)
     pos = np.array([p for n,start in zip(counts, cache.lengths) for p in range(start, start+n)], np.int64)
     wanted = np.ones(len(ids), bool) if every else np.append(stream[1:] != stream[:-1], True)
-    with _only(self.threads):
+    with _LOCK:
         res = [self._portion(ids, stream, pos, wanted, slice(i, i+_PORTION), cache) for i in range(0, len(ids), _PORTION)]
     for i,n in enumerate(counts): cache.lengths[i] += n
     return np.concatenate(res)
@@ -583,8 +603,10 @@ def feed(self:Decoder,
 # %% ../nbs/04a_decode.ipynb #938d88c4
 @patch
 def _portion(self:Decoder, ids, stream, pos, wanted, part, cache):
-    rows = np.flatnonzero(wanted[part])
-    _step(self.threads, self.cfg, *self.weights, cache.keys, cache.values, ids[part], stream[part], pos[part], rows, self.room)
+    rows,team = np.flatnonzero(wanted[part]), self.team.next()
+    with _only(team):
+        _step(team, self.cfg, *self.weights, cache.keys, cache.values, ids[part], stream[part], pos[part], rows, self.room)
+    if team > 1: self.team.report(late=self.room.board[_LATE] > 0)
     return self.room.logits[:len(rows), :self.cfg.vocab_size].copy()
 
 @patch

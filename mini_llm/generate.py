@@ -4,19 +4,24 @@
 
 # %% auto #0
 __all__ = ['softmax', 'plot_next', 'with_temperature', 'top_k_only', 'top_p_only', 'min_p_only', 'penalise', 'Sampling', 'draw',
-           'window', 'next_logits', 'generate_ids', 'load', 'generate_batch', 'until', 'stream', 'generate', 'main']
+           'window', 'next_logits', 'generate_ids', 'load', 'generate_batch', 'until', 'stream', 'generate', 'Text',
+           'generate_texts', 'main']
 
-# %% ../nbs/05_generate.ipynb #d69f6a40
-import argparse, os, sys
-from collections.abc import Iterable, Iterator
+# %% ../nbs/05_generate.ipynb #be585b1e
+import argparse, json, os, random, sys, threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain, count, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
 from fastcore.docments import docments
 
 from .bpe import Tokenizer
+from .corpus import decode
 from .decode import Decoder, Unsupported
 from .run import Run, newest_run
 
@@ -52,7 +57,7 @@ def with_temperature(
 )->np.ndarray: # Scores (n,)
     "Sharpen or flatten the distribution"
     if temperature == 0: return np.where(np.arange(len(logits)) == logits.argmax(), 0., -np.inf)
-    return logits / temperature
+    with np.errstate(over='ignore'): return (logits - logits.max()) / temperature   # shifted, so that only -inf can come of it
 
 # %% ../nbs/05_generate.ipynb #17384003
 def top_k_only(
@@ -71,13 +76,13 @@ def top_p_only(
     "Keep the fewest likeliest tokens whose probabilities reach `p` together; always at least one"
     if p >= 1: return logits
     probs = softmax(logits)
-    likely = np.flatnonzero(probs >= min((1-p)/len(probs), probs.max()))   # the rest has less than 1-p together
-    order = likely[np.argsort(-logits[likely], kind='stable')]
-    before = np.cumsum(probs[order]) - probs[order]               # what the likelier ones have already
-    res = np.full_like(logits, -np.inf)
-    keep = order[(before < p) | (np.arange(len(order)) == 0)]
-    res[keep] = logits[keep]
-    return res
+    falling = np.sort(probs)[::-1]
+    before = np.cumsum(falling) - falling                     # what the likelier ones have already
+    n = max(1, (before < p).sum())
+    keep = probs > falling[n-1]
+    ties = np.flatnonzero(probs == falling[n-1])
+    keep[ties[:n-keep.sum()]] = True
+    return np.where(keep, logits, -np.inf)
 
 # %% ../nbs/05_generate.ipynb #e459d54d
 def min_p_only(
@@ -85,13 +90,14 @@ def min_p_only(
     p:float, # Least probability, as a share of the highest; 0 keeps all
 )->np.ndarray: # Scores (n,), -inf for what is cut
     "Keep tokens that have at least `p` times the probability of the likeliest"
+    if p == 0: return logits
     probs = softmax(logits)
     return np.where(probs < p * probs.max(), -np.inf, logits)
 
 # %% ../nbs/05_generate.ipynb #b32623e7
 def penalise(
     logits:np.ndarray, # Scores (n,)
-    seen:list[int], # Ids that occurred
+    seen:np.ndarray, # Ids that occurred, or for each id whether it did (bool)
     penalty:float, # Above 1 repeats less; 1 changes nothing
 )->np.ndarray: # Scores (n,)
     "Lower the scores of ids that were seen"
@@ -118,21 +124,22 @@ class Sampling:
 @patch
 def candidates(self:Sampling,
     logits:np.ndarray, # Scores (n,)
-    seen:list[int], # Ids of prompt and text so far
+    seen:np.ndarray, # Ids of prompt and text so far, or for each id whether it occurred (bool)
 )->tuple[np.ndarray,np.ndarray]: # Ids that are possible, in order, and their probabilities
     "The distribution from which the next token is drawn"
-    x = logits.astype(np.float64)
-    if self.repetition_penalty != 1: x = penalise(x, seen, self.repetition_penalty)
-    x = top_k_only(with_temperature(x, self.temperature), self.top_k)
-    ids = np.flatnonzero(x != -np.inf)
-    x = min_p_only(top_p_only(x[ids], self.top_p), self.min_p)
+    x = logits
+    if self.repetition_penalty != 1: x = penalise(x.astype(np.float64), seen, self.repetition_penalty)
+    if self.temperature == 0: return np.array([x.argmax()]), np.ones(1)
+    ids = np.flatnonzero(top_k_only(x, self.top_k) != -np.inf)
+    x = with_temperature(x[ids].astype(np.float64), self.temperature)
+    x = min_p_only(top_p_only(x, self.top_p), self.min_p)
     left = x != -np.inf
     return ids[left], softmax(x[left])
 
 @patch
 def probabilities(self:Sampling,
     logits:np.ndarray, # Scores (n,)
-    seen:list[int], # Ids of prompt and text so far
+    seen:np.ndarray, # Ids of prompt and text so far, or for each id whether it occurred (bool)
 )->np.ndarray: # Probabilities (n,)
     "The same for all tokens, 0 for the impossible"
     ids,probs = self.candidates(logits, seen)
@@ -192,6 +199,8 @@ def _check(ids, max_new_tokens):
     if max_new_tokens < 0: raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0")
     if np.ndim(ids) != 1: raise ValueError(f"a prompt is a list of ids in one dimension, not of shape {np.shape(ids)}")
 
+def _seen(model, ids): return np.isin(np.arange(model.cfg.vocab_size), ids)    # for each id of the vocabulary, (n,)
+
 def generate_ids(
     model:'GPT|Decoder', # Any model
     ids:list[int], # Prompt: a list, an array or a tensor with one dimension
@@ -202,13 +211,13 @@ def generate_ids(
 )->Iterator[int]: # New ids, one at a time
     "Continue a prompt token by token"
     _check(ids, max_new_tokens)
-    seen,end,rng = [int(i) for i in ids], set(end), np.random.default_rng(seed)
-    asked,chosen = next_logits(model, seen), None
+    ids,end,rng = [int(i) for i in ids], set(end), np.random.default_rng(seed)
+    asked,chosen,seen = next_logits(model, ids), None, _seen(model, ids)
     for _ in range(max_new_tokens):
         possible,probs = sampling.candidates(asked.send(chosen), seen)
         chosen = int(possible[draw(probs, rng)])
         if chosen in end: return
-        seen.append(chosen)
+        seen[chosen] = True
         yield chosen
 
 # %% ../nbs/05_generate.ipynb #35be32f7
@@ -227,6 +236,15 @@ def load(
         from mini_llm.gpt import GPT
         return GPT.load(folder).eval(), run.tokenizer
 
+# %% ../nbs/05_generate.ipynb #93958fb3
+def _until_stopped(ids, stopped):
+    "Ids up to the one with which `stopped` is content"
+    res = []
+    for i in ids:
+        res.append(i)
+        if stopped(res): break
+    return res
+
 # %% ../nbs/05_generate.ipynb #bb842280
 def generate_batch(
     model:Decoder, # From `load`
@@ -235,25 +253,37 @@ def generate_batch(
     sampling:Sampling=Sampling(), # How to choose
     seeds:list[int]|None=None, # One for each (default: different texts each time)
     end:Iterable[int]=(), # Ids that end a text; not part of it
+    stopped:Callable[[list[int]],bool]=lambda ids: False, # Whether a text is to end, given its new ids
 )->list[list[int]]: # New ids of each
     "Continue several prompts at once"
     for ids in prompts: _check(ids, max_new_tokens)
-    texts,rngs = [[int(i) for i in ids] for ids in prompts], [np.random.default_rng(s) for s in seeds or [None]*len(prompts)]
-    reading,cache = [window(o, model.cfg.context_length) for o in texts], model.new_cache(len(texts))
+    seeds,end = [None]*len(prompts) if seeds is None else list(seeds), set(end)
+    if len(seeds) != len(prompts): raise ValueError(f"{len(seeds)} seeds do not fit {len(prompts)} prompts; give one for each")
+    if not isinstance(model, Decoder):
+        return [_until_stopped(generate_ids(model, p, max_new_tokens, sampling, s, end), stopped) for p,s in zip(prompts, seeds)]
+    ids,rngs = [[int(i) for i in p] for p in prompts], [np.random.default_rng(s) for s in seeds]
+    seen,res = [_seen(model, p) for p in ids], [[] for _ in ids]
+    reading,cache = [window(p, model.cfg.context_length) for p in ids], model.new_cache(len(ids))
     new = [next(r) for r in reading]
     for _ in range(max_new_tokens):
-        live = [s for s,(ids,_) in enumerate(new) if ids]
+        live = [s for s,(o,_) in enumerate(new) if o]
         if not live: break
         for s in live:
             if new[s][1]: cache.lengths[s] = 0
-        for s,scores in zip(live, model.feed([ids for ids,_ in new], cache)):
-            possible,probs = sampling.candidates(scores, texts[s])
+        for s,scores in zip(live, model.feed([o for o,_ in new], cache)):
+            possible,probs = sampling.candidates(scores, seen[s])
             chosen = int(possible[draw(probs, rngs[s])])
-            if chosen in end: new[s] = [],False
-            else: texts[s].append(chosen); new[s] = reading[s].send(chosen)
-    return [text[len(ids):] for text,ids in zip(texts, prompts)]
+            if chosen not in end: res[s].append(chosen); seen[s][chosen] = True
+            new[s] = ([],False) if chosen in end or stopped(res[s]) else reading[s].send(chosen)
+    return res
 
-# %% ../nbs/05_generate.ipynb #3cf3458e
+# %% ../nbs/05_generate.ipynb #6da6ae4f
+def _stops(stops):
+    "A list of stop strings, none of them empty"
+    stops = [stops] if isinstance(stops, str) else list(stops)
+    if '' in stops: raise ValueError("a stop string is empty, and would end the text before it begins")
+    return stops
+
 def _held(text, stops):
     "Length of the longest end of `text` with which one of `stops` begins"
     sizes = (n for s in stops for n in range(1, len(s)) if text.endswith(s[:n]))
@@ -265,8 +295,7 @@ def until(
     stops:Iterable[str]=(), # Where to end; not shown themselves
 )->Iterator[str]: # Text up to the first stop string
     "Pass text on until a stop string has come, never showing a part of it"
-    stops,waiting = [stops] if isinstance(stops, str) else list(stops), ''
-    if '' in stops: raise ValueError("a stop string is empty, and would end the text before it begins")
+    stops,waiting = _stops(stops), ''
     for piece in pieces:
         waiting += piece
         found = [at for s in stops if (at := waiting.find(s)) >= 0]
@@ -314,11 +343,54 @@ def generate(
     if isinstance(model, (Run,str,Path)): model,_ = load(model, precision=precision)
     return np.fromiter(generate_ids(model, prompt, max_new_tokens, Sampling(**sampling), seed), np.int32)
 
-# %% ../nbs/05_generate.ipynb #d4ecb4b9
-_EXAMPLES = """examples:
+# %% ../nbs/05_generate.ipynb #bc47a919
+class Text(NamedTuple):
+    "A text and how it came about"
+    prompt:str # What it goes on with
+    text:str # What the model has written
+    seed:int|None # Where its random numbers began
+    tokens:int # How many the model has written, those of a stop string too
+    ended:str # Why: 'length', 'stop' (a stop string) or 'end' (the model wrote a special token)
+
+# %% ../nbs/05_generate.ipynb #9e2c9c73
+def _stopper(tokenizer, stops):
+    "A function that says whether the last of some ids have completed one of `stops`"
+    stops = [o.encode() for o in stops]
+    longest = max(map(len, stops), default=0)
+    return lambda ids: any(o in tokenizer.decode_bytes(ids[-longest:]) for o in stops)
+
+# %% ../nbs/05_generate.ipynb #9901e97c
+def generate_texts(
+    model:'Decoder|GPT', # From `load`
+    tokenizer:Tokenizer, # From `load`, too
+    prompts:list[str], # What to go on with
+    seeds:list[int]|None=None, # One for each (default: different texts each time)
+    max_new_tokens:int=200, # Stop each after so many
+    stop:Iterable[str]=(), # End each before the first of these strings
+    sampling:Sampling=Sampling(), # How to choose
+)->list[Text]: # One for each prompt
+    "Write on from several prompts at once"
+    stop,seeds = _stops(stop), [None]*len(prompts) if seeds is None else list(seeds)
+    ids = [tokenizer.encode(o or '\n') for o in prompts]
+    new = generate_batch(model, ids, max_new_tokens, sampling, seeds, tokenizer.special_tokens.values(), _stopper(tokenizer, stop))
+    res = []
+    for prompt,seed,o in zip(prompts, seeds, new):
+        whole = tokenizer.decode(o)
+        text = ''.join(until([whole], stop))
+        ended = 'stop' if text != whole else 'length' if len(o) == max_new_tokens else 'end'
+        res.append(Text(prompt, text, seed, len(o), ended))
+    return res
+
+# %% ../nbs/05_generate.ipynb #3f27765b
+_EXAMPLES = """with no prompt it begins a paragraph; in a terminal it asks for prompts until Ctrl-D
+
+examples:
   python generate.py "En un lugar de la Mancha"            from the newest run
   python generate.py "Sancho" --temperature 0.5 --seed 7   calmer, and the same every time
   python generate.py "Capítulo" --run runs/cervantes1024-1 --best --max_new_tokens 500
+  python generate.py "Dijo" --n 5 --stop .                 five texts, each of one sentence
+  python generate.py --file page.txt                       goes on where a file ends
+  python generate.py --file starts.txt --lines --json      a text for each line, as JSON lines
   echo "dijo don Quijote:" | python generate.py -          the prompt from standard input"""
 
 # %% ../nbs/05_generate.ipynb #98f1af1f
@@ -326,42 +398,149 @@ def _parser():
     "The flags, those for sampling made from the fields of `Sampling`"
     p = argparse.ArgumentParser(prog='generate.py', description='Let a trained model go on with a text.',
         epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('prompt', nargs='?', default='', help='text to go on with, or - for standard input (default: a new paragraph)')
-    p.add_argument('--run', metavar='RUN', help='folder of a run (default: the newest)')
-    p.add_argument('--best', action='store_true', help="use the best evaluation's weights instead of the last checkpoint's")
-    p.add_argument('--precision', default='float32', choices=('float32','bfloat16','int8'),
-                   help='of the weights: the shorter, the faster (%(default)s)')
-    p.add_argument('--max_new_tokens', type=int, default=300, metavar='INT', help='stop after so many tokens (%(default)s)')
-    p.add_argument('--seed', type=int, metavar='INT', help='the same seed, the same text (default: another text each time)')
-    p.add_argument('--stop', action='append', default=[], metavar='STR', help='end before this string; can be repeated')
-    comments = docments(Sampling)
+    flag = p.add_argument
+    flag('prompt', nargs='?', help='text to go on with, or - for standard input')
+    flag('--file', metavar='FILE', help='take the prompt from a file: all of it, without its last line break')
+    flag('--lines', action='store_true', help='each line of the file or of standard input is a prompt of its own')
+    flag('--run', metavar='RUN', help='folder of a run (default: the newest)')
+    flag('--best', action='store_true', help="use the best evaluation's weights instead of the last checkpoint's")
+    flag('--precision', default='float32', choices=('float32','bfloat16','int8'),
+         help='of the weights: the shorter, the faster (%(default)s)')
+    flag('--max_new_tokens', type=int, default=300, metavar='INT', help='stop after so many tokens (%(default)s)')
+    flag('--n', type=int, default=1, metavar='INT', help='so many texts, with seeds that count up (%(default)s)')
+    flag('--seed', type=int, metavar='INT', help='the same seed, the same text (default: another text each time)')
+    flag('--stop', action='append', default=[], metavar='STR', help='end before this string; can be repeated')
+    flag('--json', action='store_true', help='one JSON object a line: run, prompt, text, seed, tokens, ended, settings')
     for name,field in Sampling.__dataclass_fields__.items():
-        kind = type(field.default)
-        p.add_argument(f'--{name}', type=kind, default=field.default, metavar=kind.__name__.upper(),
-                       help=f'{comments[name]} (%(default)s)')
+        kind,about = type(field.default), docments(Sampling)[name]
+        flag(f'--{name}', type=kind, default=field.default, metavar=kind.__name__.upper(), help=f'{about} (%(default)s)')
     return p
 
-# %% ../nbs/05_generate.ipynb #b424c82a
+# %% ../nbs/05_generate.ipynb #919ecb4f
+def _utf8(text, name): return decode(text.encode('utf-8', 'surrogateescape'), name)
+
+# %% ../nbs/05_generate.ipynb #951903c8
+def _sampling(args): return {k:getattr(args, k) for k in Sampling.__dataclass_fields__}
+
+def _check_args(args):
+    "Refuse what makes no sense, and draw a seed if none is given"
+    Sampling(**_sampling(args))
+    for name,least in dict(n=1, max_new_tokens=0, seed=0).items():
+        if (v := getattr(args, name)) is not None and v < least: raise ValueError(f"{name}={v} must be at least {least}")
+    if args.file and args.prompt is not None: raise ValueError("give a prompt or --file, not both")
+    if args.lines and not args.file and args.prompt != '-':
+        raise ValueError("--lines needs lines: give --file FILE, or - for standard input")
+    args.stop = _stops([_utf8(o, 'a stop string') for o in args.stop])
+    if args.seed is None: args.seed = random.randrange(10**6)
+
+# %% ../nbs/05_generate.ipynb #0ec55b77
+def _prompts(args):
+    "What to go on with: at least one text"
+    if args.file: text = decode(Path(args.file).read_bytes(), args.file)
+    elif args.prompt == '-':
+        if sys.stdin is None: raise ValueError("standard input is closed")
+        text = decode(sys.stdin.buffer.read(), 'standard input')
+    else: return [_utf8(args.prompt or '', 'the prompt')]
+    prompts = [o for o in text.split('\n') if o.strip()] if args.lines else [text.removesuffix('\n')]
+    if not prompts: raise ValueError(f"{args.file or 'standard input'} has no line with a prompt")
+    return prompts
+
+# %% ../nbs/05_generate.ipynb #9ee27db7
+def _groups(prompts, n, seed, size=16):
+    "Each prompt `n` times with seeds that count up: lists of at most `size` pairs"
+    pairs = ((p, seed+i) for p in prompts for i in range(n))
+    while group := list(islice(pairs, size)): yield group
+
+def _show_many(args, run, prompts, write):
+    "Print several texts, or JSON"
+    settings = {k:getattr(args, k) for k in ('precision','best','max_new_tokens','stop')} | _sampling(args)
+    for group in _groups(prompts, args.n, args.seed):
+        for o in write(*map(list, zip(*group))):
+            about = dict(run=str(run.path), **o._asdict(), settings=settings)
+            print(json.dumps(about, ensure_ascii=False) if args.json else f'{o.prompt}{o.text}\n{"-"*15}', flush=True)
+
+# %% ../nbs/05_generate.ipynb #84a0fb70
+@contextmanager
+def _history():
+    "Remember lines from one conversation to the next, if there is a `readline` and a place to keep them"
+    try: import readline
+    except ImportError: yield; return
+    file = Path(os.environ.get('XDG_STATE_HOME') or os.path.expanduser('~/.local/state'))/'mini_llm'/'history'
+    with suppress(OSError): readline.read_history_file(file)
+    try: yield
+    finally:
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            readline.set_history_length(1000)
+            readline.write_history_file(file)
+
+def _converse(write, seed):
+    "Ask for beginnings, and print what `write(text, seed)` makes of them"
+    print('type a beginning; an empty line goes on, Ctrl-C stops a text, Ctrl-D leaves', file=sys.stderr)
+    text = ''
+    for seed in count(seed):
+        try:
+            line = _utf8(input('> '), 'this line')
+            text = line or text
+            print(line, end='', flush=True)
+            for o in write(text, seed): print(o, end='', flush=True); text += o
+            print()
+        except EOFError: return print()
+        except KeyboardInterrupt: print()
+        except ValueError as e: text = ''; print(e, file=sys.stderr)
+
+# %% ../nbs/05_generate.ipynb #9d595b93
+@contextmanager
+def _patience(seconds=4):
+    "Explain a long wait"
+    remark = 'compiling, as on every first start; this takes up to a minute'
+    timer = threading.Timer(seconds, print, [remark], dict(file=sys.stderr))
+    timer.start()
+    try: yield
+    finally: timer.cancel()
+
+def _open_run(args):
+    "The run, its model, ready at once, and its tokenizer"
+    run = Run(args.run) if args.run else newest_run(weights=True)
+    with _patience():
+        model,tokenizer = load(run, args.best, args.precision)
+        next(next_logits(model, [0]))
+    return run,model,tokenizer
+
+# %% ../nbs/05_generate.ipynb #630b1f0e
+def _terminal(): return all(o is not None and o.isatty() for o in (sys.stdin, sys.stdout))
+
+def _warn_of_long(prompts, model, tokenizer):
+    limit = model.cfg.context_length
+    for n in (len(tokenizer.encode(o)) for o in prompts):
+        if n > limit: print(f'a prompt has {n:,} tokens; the model sees the last {limit}', file=sys.stderr)
+
 def _speak(args):
     "Load a run and print what it writes"
-    sampling = {k:getattr(args, k) for k in Sampling.__dataclass_fields__}
-    Sampling(**sampling)   # a wrong setting is refused before anything is loaded or printed
-    run = Run(args.run) if args.run else newest_run(weights=True)
-    model,tokenizer = load(run, args.best, args.precision)
-    prompt = sys.stdin.read().rstrip('\n') if args.prompt == '-' else args.prompt
-    print(f'{run.path}{" (best)" if args.best else ""}', file=sys.stderr)
-    print(prompt, end='', flush=True)
-    for piece in stream(model, prompt, args.max_new_tokens, args.seed, args.stop, tokenizer, **sampling):
-        print(piece, end='', flush=True)
-    print()
+    _check_args(args)
+    prompts,sampling,alone = _prompts(args), _sampling(args), args.n == 1 and not args.json
+    talk = alone and args.prompt is None and not args.file and _terminal()
+    run,model,tokenizer = _open_run(args)
+    print(f'{run.path}{" (best)" if args.best else ""}, seed {args.seed}', file=sys.stderr)
+    _warn_of_long(prompts, model, tokenizer)
+    new,stop = args.max_new_tokens, args.stop
+    def write(text, seed): return stream(model, text, new, seed, stop, tokenizer, **sampling)
+    def write_many(texts, seeds): return generate_texts(model, tokenizer, texts, seeds, new, stop, Sampling(**sampling))
+    if talk:
+        with _history(): _converse(write, args.seed)
+    elif alone and len(prompts) == 1:
+        for o in chain(prompts, write(prompts[0], args.seed)): print(o, end='', flush=True)
+        print()
+    else: _show_many(args, run, prompts, write_many)
 
 # %% ../nbs/05_generate.ipynb #d61d873f
 def main(
     argv:list[str]|None=None, # Arguments (default: those of the command line)
 )->int: # Exit code: 0 done, 2 wrong input, 130 stopped by Ctrl-C
     "The command `generate.py`"
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')   # a terminal without ñ shows ?
     args = _parser().parse_args(argv)
+    if hasattr(sys.stdout, 'reconfigure'):   # a terminal without ñ shows ?, and JSON is always UTF-8
+        sys.stdout.reconfigure(errors='replace', encoding='utf-8' if args.json else None)
     try: _speak(args)
     except BrokenPipeError:   # the reader has gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

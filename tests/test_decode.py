@@ -126,6 +126,18 @@ def test_many_callers_at_once(tmp_path):
     assert [[got[k, s] for s in range(3)] for k in range(2)] == want
 
 
+def test_a_busy_machine_changes_the_pace_and_not_the_text(tmp_path):
+    wild(tmp_path, **SHAPES[0])
+    decoder = Decoder(tmp_path)
+    want = greedy(decoder, [1, 2, 3], 300)
+    others = [subprocess.Popen([sys.executable, '-c', 'while True: pass']) for _ in range(2)]
+    try: assert greedy(decoder, [1, 2, 3], 300) == want
+    finally:
+        for p in others: p.kill(); p.wait()
+    decoder.team.report(late=True)
+    assert greedy(decoder, [1, 2, 3], 300) == want
+
+
 def python(code, **env):
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | env, timeout=180)
     assert run.returncode == 0, run.stderr

@@ -1,16 +1,22 @@
 "Sampling against transformers, the distribution of draws, and the command"
+import json
 import os
+import select
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
-from mini_llm.generate import Sampling, draw, generate, generate_ids, next_logits, stream
+from mini_llm.decode import Decoder
+from mini_llm.generate import Sampling, draw, generate, generate_batch, generate_ids, generate_texts, next_logits, stream, until
 from mini_llm.gpt import GPT, GPTConfig
+
+GREEDY = Sampling(temperature=0)
 
 
 @pytest.fixture(scope='module')
@@ -29,34 +35,142 @@ def wild_model(n_vocab, context_length=32):
     return model
 
 
-@pytest.mark.parametrize('settings', [
-    dict(temperature=.7), dict(temperature=1, top_k=7), dict(temperature=1.3, top_p=.8), dict(temperature=1, min_p=.1),
-    dict(temperature=.9, repetition_penalty=1.3), dict(temperature=.8, top_k=40, top_p=.9, min_p=.02, repetition_penalty=1.2)])
-def test_probabilities_equal_those_of_transformers(settings):
+SETTINGS = [
+    dict(temperature=.7), dict(temperature=1, top_k=7), dict(temperature=1.3, top_p=.803), dict(temperature=1, min_p=.1),
+    dict(temperature=.9, repetition_penalty=1.3), dict(temperature=1, repetition_penalty=.7), dict(temperature=2, top_k=1),
+    dict(temperature=.8, top_k=40, top_p=.907, min_p=.02, repetition_penalty=1.2), dict(temperature=5, top_p=.0103), dict(temperature=.1, min_p=1),
+    dict(temperature=1e-3, top_k=3, top_p=.503), dict(temperature=50, top_k=1000, top_p=.9997, min_p=1e-6)]
+
+
+def scores(rng, kind, n=97):
+    "Random logits of many kinds; no group of equal ones among so many has exactly the share that a setting asks for"
+    x = rng.normal(size=n) * rng.choice([.1, 1, 4, 30])
+    if kind == 'ties': x = np.round(x)
+    if kind == 'few': x[rng.permutation(n)[3:]] = -1e4
+    if kind == 'extreme': x *= 1e3
+    if kind == 'impossible': x[rng.permutation(n)[:n//2]] = -np.inf
+    return x.astype(np.float32)
+
+
+def transformers_probabilities(s, logits, seen):
+    "The same settings through the processors of transformers, in the order of its `generate`"
     t = pytest.importorskip('transformers.generation.logits_process')
+    processors = [t.RepetitionPenaltyLogitsProcessor(float(s.repetition_penalty)), t.TemperatureLogitsWarper(float(s.temperature))]
+    if s.top_k: processors.append(t.TopKLogitsWarper(s.top_k))
+    if s.top_p < 1: processors.append(t.TopPLogitsWarper(s.top_p))
+    if s.min_p: processors.append(t.MinPLogitsWarper(float(s.min_p)))
+    x = torch.tensor(logits)[None].double()
+    for p in processors: x = p(torch.tensor(seen)[None], x)
+    return x[0].softmax(-1).numpy()
+
+
+@pytest.mark.parametrize('settings', SETTINGS)
+@pytest.mark.parametrize('kind', ['normal', 'ties', 'few', 'extreme', 'impossible'])
+def test_probabilities_equal_those_of_transformers(settings, kind):
     s = Sampling(**{'top_p': 1., **settings})
-    temperature = float(s.temperature)
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        logits, seen = rng.normal(size=100).astype(np.float32) * 4, rng.integers(100, size=20)
-        processors = [t.RepetitionPenaltyLogitsProcessor(s.repetition_penalty), t.TemperatureLogitsWarper(temperature)]
-        if s.top_k: processors.append(t.TopKLogitsWarper(s.top_k))
-        if s.top_p < 1: processors.append(t.TopPLogitsWarper(s.top_p))
-        if s.min_p: processors.append(t.MinPLogitsWarper(s.min_p))
-        x = torch.tensor(logits)[None].double()
-        for p in processors: x = p(torch.tensor(seen)[None], x)
-        np.testing.assert_allclose(s.probabilities(logits, seen), x[0].softmax(-1).numpy(), atol=1e-9)
+    for _ in range(25):
+        logits, seen = scores(rng, kind), rng.integers(97, size=20)
+        got, want = s.probabilities(logits, seen), transformers_probabilities(s, logits, seen)
+        # among ties at the border of top-p, which ids stay is a matter of sorting; how likely they are is not
+        if kind == 'ties' and s.top_p < 1: got, want = np.sort(got), np.sort(want)
+        np.testing.assert_allclose(got, want, atol=1e-9)
 
 
-def test_draws_follow_the_distribution():
-    rng = np.random.default_rng(1)
-    probs = Sampling(temperature=1, top_k=12).probabilities(rng.normal(size=30) * 2, np.array([], int))
-    n = 100_000
-    counts = np.bincount([draw(probs, rng) for _ in range(n)], minlength=30)
-    possible = probs > 0
-    assert counts[~possible].sum() == 0
-    chi2 = ((counts - n*probs)[possible]**2 / (n*probs[possible])).sum()
-    assert chi2 < 31.3      # 11 degrees of freedom: exceeded once in a thousand
+def critical(df, z=3.09):
+    "What chi-squared with `df` degrees of freedom exceeds once in a thousand (Wilson and Hilferty, 1931)"
+    return df * (1 - 2/(9*df) + z*(2/(9*df))**.5)**3
+
+
+@pytest.mark.parametrize('settings', SETTINGS[:4] + SETTINGS[7:8])
+def test_draws_follow_the_distribution(settings):
+    rng, n = np.random.default_rng(1), 100_000
+    logits = rng.normal(size=60) * 2
+    probs = Sampling(**{'top_p': 1., **settings}).probabilities(logits, np.array([3, 5]))
+    counts = np.bincount([draw(probs, rng) for _ in range(n)], minlength=60)
+    assert counts[probs == 0].sum() == 0
+    often = n*probs >= 5        # the rest, too rare for the approximation, is one class
+    want, got = [np.append(o[often], o[~often].sum()) for o in (n*probs, counts)]
+    want, got = want[want > 0], got[want > 0]
+    assert ((got - want)**2 / want).sum() < critical(len(want) - 1)
+
+
+def uncached(model, ids, n):
+    "Greedy ids by the model's own forward pass; a full window forgets its older half"
+    window, res, limit = list(ids)[-model.cfg.context_length:], [], model.cfg.context_length
+    for _ in range(n):
+        if len(window) > limit: window = window[-max(1, limit//2):]
+        with torch.no_grad(): res.append(model(torch.tensor([window]))[0, -1].argmax().item())
+        window.append(res[-1])
+    return res
+
+
+@pytest.mark.parametrize('context_length', [1, 2, 7, 16, 33])
+def test_greedy_text_is_the_same_with_and_without_a_cache_from_every_length(tmp_path, context_length):
+    model = wild_model(50, context_length)
+    model.save(tmp_path)
+    decoder = Decoder(tmp_path)
+    for n in range(1, context_length + 3):
+        prompt = [(7*i + n) % 50 for i in range(n)]
+        new = 3*context_length if n in (1, context_length) else 5     # over several windows for two of them
+        want = uncached(model, prompt, new)
+        assert list(generate_ids(model, prompt, new, GREEDY)) == want
+        assert list(generate_ids(decoder, prompt, new, GREEDY)) == want
+
+
+def test_texts_are_the_same_alone_and_in_a_batch(tok, tmp_path):
+    model = wild_model(tok.n_vocab)
+    model.save(tmp_path)
+    prompts, seeds = ['niño', '', 'x' * 90, '日本', 'Sancho', 'la '] * 2, list(range(12))
+    end = set(tok.special_tokens.values())
+    for decoder in Decoder(tmp_path), model:
+        for settings in Sampling(), Sampling(temperature=1.5, top_k=9, min_p=.05, repetition_penalty=1.2):
+            texts = generate_texts(decoder, tok, prompts, seeds, 80, ['a', 'é, '], settings)
+            assert {o.ended for o in texts} > {'stop'}              # they end at different times, and not all for the same reason
+            for o in texts:
+                ids = list(generate_ids(decoder, tok.encode(o.prompt or '\n'), 80, settings, o.seed, end))
+                assert o.text == ''.join(until([tok.decode(ids)], ['a', 'é, ']))
+                assert o.tokens == len(ids) if o.ended != 'stop' else tok.decode(ids[:o.tokens]).startswith(o.text)
+                assert o.ended != 'end' or o.tokens < 80
+
+
+def test_a_special_token_ends_a_text(tok, tmp_path):
+    model = wild_model(tok.n_vocab)
+    end = tok.special_tokens[END_OF_TEXT]
+    with torch.no_grad(): model.embed_tokens.weight[end] *= 3        # now it is often the likeliest, or the least likely
+    model.save(tmp_path)
+    decoder = Decoder(tmp_path)
+    texts = generate_texts(decoder, tok, ['a'] * 20, list(range(20)), 60)
+    ended = [o for o in texts if o.ended == 'end']
+    assert ended and all('<|endoftext|>' not in o.text for o in texts)
+    for o in ended:
+        ids = list(generate_ids(decoder, tok.encode('a'), 60, seed=o.seed))
+        assert ids[o.tokens] == end and end not in ids[:o.tokens] and tok.decode(ids[:o.tokens]) == o.text
+
+
+def test_pieces_are_whole_characters_however_tokens_cut_them(tok):
+    "Byte by byte, with emoji of four bytes, joined ones, and bytes that are no character"
+    rng = np.random.default_rng(0)
+    for text in 'niño — ¿qué?', '😀👩‍👩‍👧🇪🇸 ñ', '日本語', 'e\u0301', '\x00\u2028\ufeff':
+        pieces = list(tok.decode_stream(text.encode()))
+        assert pieces == list(text) and ''.join(pieces) == text
+    for _ in range(300):
+        ids = rng.choice([*'😀ñ—a'.encode(), *range(256)], size=12).tolist()
+        assert ''.join(tok.decode_stream(ids)) == tok.decode(ids)
+
+
+def test_stop_strings_are_never_shown_half():
+    rng = np.random.default_rng(0)
+    for _ in range(500):
+        text = ''.join(rng.choice(list('abñ'), size=20))
+        stops = [''.join(rng.choice(list('abñ'), size=rng.integers(1, 5))) for _ in range(rng.integers(1, 4))]
+        cuts = [0, *sorted(rng.integers(0, 21, size=6)), 20]
+        want = text[:min([text.find(s) for s in stops if s in text], default=20)]
+        shown = ''
+        for piece in until([text[i:j] for i, j in zip(cuts, cuts[1:])], stops):
+            shown += piece
+            assert want.startswith(shown)
+        assert shown == want
 
 
 @pytest.mark.parametrize('context_length', [8, 31, 32])
@@ -119,11 +233,100 @@ def test_the_command_streams_the_same_text_for_the_same_seed(root, run):
     assert a.returncode == b.returncode == 0, a.stderr
     assert a.stdout == b.stdout and a.stdout.startswith('En un lugar')
     assert a.stdout == 'En un lugar' + generate(run, 'En un lugar', 30, seed=3) + '\n'
+    assert a.stderr.strip() == f'{run.relative_to(run.parents[1])}, seed 3'
+
+
+def test_several_texts_as_json_each_with_a_seed_of_its_own(root, run):
+    args = ['--n', 3, '--seed', 5, '--json', '--stop', 'a', '--max_new_tokens', 25, '--top_k', 20]
+    res = command(root, run.parents[1], 'niño', *args)
+    texts = [json.loads(o) for o in res.stdout.strip('\n').split('\n')]
+    assert [o['seed'] for o in texts] == [5, 6, 7]
+    for o in texts:
+        assert set(o) == {'run', 'prompt', 'text', 'seed', 'tokens', 'ended', 'settings'} and o['prompt'] == 'niño'
+        assert o['text'] == generate(run, 'niño', 25, o['seed'], 'a', top_k=20)
+        assert o['settings']['top_k'] == 20 and o['ended'] in ('stop', 'length', 'end')
+    assert 'niño' in res.stdout
+    plain = command(root, run.parents[1], 'niño', *[o for o in args if o != '--json'])
+    lines = ''.join(f"niño{o['text']}\n{'-'*15}\n" for o in texts)
+    assert plain.stdout == lines.replace('\r\n', '\n').replace('\r', '\n')         # as subprocess reads it
+    again = command(root, run.parents[1], 'niño', '--json', '--max_new_tokens', 9)      # a seed that was drawn can be used again
+    first = json.loads(again.stdout)
+    assert first['text'] == generate(run, 'niño', 9, first['seed'])
+
+
+def test_prompts_from_files_and_standard_input(root, run, tmp_path):
+    (tmp_path/'p.txt').write_bytes('\ufeffSancho\r\n\r\nniño\r\n'.encode())
+    args = ['--seed', 1, '--max_new_tokens', 5, '--json', '--run', run]
+    def prompts(*more, **kw): return [json.loads(o)['prompt'] for o in command(root, tmp_path, *args, *more, **kw).stdout.splitlines()]
+    assert prompts('--file', 'p.txt') == ['Sancho\n\nniño']
+    assert prompts('--file', 'p.txt', '--lines') == ['Sancho', 'niño']
+    assert prompts('-', '--lines', '--n', 2, input='a\nb') == ['a', 'a', 'b', 'b']
+    assert prompts('-', input='') == prompts() == ['']
+    res = command(root, tmp_path, '--file', 'p.txt', '--max_new_tokens', 0, '--run', run)
+    assert res.stdout == 'Sancho\n\nniño\n'
+
+
+def test_prompts_beyond_the_window_are_told(root, run):
+    res = command(root, run.parents[1], '-', '--max_new_tokens', 3, '--repetition_penalty', 1.1, input='palabra ' * 125_000)
+    assert res.returncode == 0 and 'the model sees the last 32' in res.stderr
+
+
+def test_bytes_that_are_no_text_are_named(root, run):
+    args = [sys.executable, root/'generate.py', '--run', run]
+    for more, kw, what in (['ma\udcf1ana'], {}, 'the prompt'), (['-'], dict(input=b'ma\xf1ana'), 'standard input'), (['a', '--stop', 'ma\udcf1'], {}, 'a stop string'):
+        res = subprocess.run([*args, *more], capture_output=True, env=os.environ | {'PYTHONUTF8': '1'}, timeout=120, **kw)
+        assert res.returncode == 2 and f'{what} is not UTF-8 text: byte 0xf1 at position 2'.encode() in res.stderr
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='pseudo-terminals are for Unix')
+def test_a_conversation_in_a_terminal(root, run, tok, tmp_path):
+    pty = pytest.importorskip('pty')
+    endless = tmp_path/'endless'
+    shutil.copytree(run, endless)
+    Tokenizer(tok.vocab).save(endless/'tokenizer.model')     # no special token: only Ctrl-C ends a text
+    wild_model(tok.vocab_size).save(endless)
+    master, slave = pty.openpty()
+    args = [sys.executable, root/'generate.py', '--run', endless, '--max_new_tokens', '1000000', '--seed', '3']
+    env = os.environ | dict(XDG_STATE_HOME=str(tmp_path), TERM='dumb', PYTHONUTF8='1')
+    p = subprocess.Popen(args, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True, preexec_fn=own_terminal)
+    os.close(slave)
+    def until_seen(what, after=b''):
+        "Send keys, and read until something appears"
+        os.write(master, after)
+        out, end = b'', time.time() + 60
+        while what not in out and time.time() < end:
+            if select.select([master], [], [], .1)[0]: out += os.read(master, 65536)
+        assert what in out, out[-300:]
+        return out.decode('utf-8', 'replace')
+    until_seen(b'> ')
+    shown = until_seen(b'ni\xc3\xb1o' * 2, 'niñoniño\n'.encode()) + until_seen(b'a')
+    until_seen(b'\n> ', b'\x03')           # Ctrl-C stops the text only
+    until_seen(b'a', b'\n')                # an empty line goes on
+    until_seen(b'\n> ', b'\x03')
+    until_seen(b'xy', b'xy')
+    time.sleep(.5)                          # a Ctrl-C that comes while readline handles a key waits for the next key
+    until_seen(b'\n> ', b'\x03')           # Ctrl-C in a line forgets it
+    assert 'Traceback' not in shown
+    os.write(master, b'\x04')              # Ctrl-D leaves
+    assert p.wait(60) == 0
+    os.close(master)
+    try: import readline                   # noqa: F401
+    except ImportError: return
+    assert 'niñoniño' in (tmp_path/'mini_llm'/'history').read_text(encoding='utf-8')
+
+
+def own_terminal():
+    "In a new process: make its standard input the terminal that Ctrl-C comes from"
+    import fcntl
+    import termios
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 @pytest.mark.parametrize('args, message', [
     (['--run', 'nowhere'], 'is not a training run'), (['--best'], 'has no weights yet'), (['--top_p', '2'], 'top_p=2.0 must be from 0 to 1'),
-    (['--max_new_tokens', '-1'], 'max_new_tokens=-1'), (['--stop', ''], 'is empty')])
+    (['--max_new_tokens', '-1'], 'max_new_tokens=-1'), (['--stop', ''], 'is empty'), (['--n', '0'], 'n=0 must be at least 1'),
+    (['--seed', '-1'], 'seed=-1 must be at least 0'), (['--temperature', 'nan'], 'temperature=nan'), (['--top_k', '-2'], 'top_k=-2'),
+    (['--file', 'x'], 'not both'), (['--lines'], '--lines needs')])
 def test_wrong_input_is_one_clear_line(root, run, args, message):
     res = command(root, run.parents[1], 'Sancho', *args)
     assert res.returncode == 2 and message in res.stderr and 'Traceback' not in res.stderr
@@ -138,9 +341,10 @@ def test_terminals_without_accents_and_readers_that_leave(root, run):
     args = [sys.executable, root/'generate.py', 'niño', '--run', run, '--seed', '3', '--max_new_tokens', '30']
     plain = subprocess.run(args, capture_output=True, env=os.environ | {'PYTHONIOENCODING': 'ascii'}, timeout=120)
     assert plain.returncode == 0 and plain.stdout.startswith(b'ni?o')
-    p = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    p.stdout.close()
-    assert p.wait(120) == 0 and b'rror' not in p.stderr.read()
+    for more in [], ['--n', '3'], ['--json']:
+        p = subprocess.Popen([*args, *more], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        p.stdout.close()
+        assert p.wait(120) == 0 and b'rror' not in p.stderr.read()
 
 
 def test_a_damaged_run_is_named(root, run, tmp_path):
