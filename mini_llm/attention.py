@@ -30,7 +30,7 @@ def plot_attention(
     import matplotlib.pyplot as plt
     if ax is None: _,ax = plt.subplots(figsize=(3.5, 3.5))
     (t,s),rows = weights.shape,tokens[-len(weights):]
-    ax.imshow(weights.detach(), cmap='Blues', vmin=0, vmax=1)
+    ax.imshow(weights.detach().numpy(), cmap='Blues', vmin=0, vmax=1)
     ax.set_xticks(range(s), tokens, rotation=90)
     ax.set_yticks(range(t), rows)
     ax.set(xlabel='looks at', ylabel='token', title=title)
