@@ -6,11 +6,12 @@
 __all__ = ['Run', 'bits_per_byte', 'smooth', 'spread', 'label_ends', 'TimeLapse', 'plot_ablation', 'all_runs', 'newest_run',
            'new_folder']
 
-# %% ../nbs/01b_run.ipynb #e3ba269a
+# %% ../nbs/01b_run.ipynb #4569ed57
 import json, math, warnings
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from textwrap import fill
 
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
@@ -100,12 +101,13 @@ def label_ends(
 ):
     "Write label and last value of every line at its right end, in its colour"
     for old in list(ax.texts): old.remove()
-    lines = {o.get_label():o for o in ax.lines if len(o.get_ydata()) and not o.get_label().startswith('_')}
-    (low,high),ends = ax.get_ylim(), [o.get_ydata()[-1] for o in lines.values()]
-    at = spread([(y-low)/(high-low) for y in ends], .065)
-    for (label,line),y,height in zip(lines.items(), ends, at):
-        ax.annotate(f'{label} {y:.2f}', (1, (y-low)/(high-low)), (1.05, height), 'axes fraction', color=line.get_color(), va='center',
-                    arrowprops=dict(arrowstyle='-', lw=.6, color=line.get_color(), shrinkA=0, shrinkB=0))
+    named = [o for o in ax.lines if len(o.get_ydata()) and not o.get_label().startswith('_')]
+    lines = {f'{o.get_label()} {o.get_ydata()[-1]:.2f}':o for o in named}
+    low,high = ax.get_ylim()
+    ends = [(o.get_ydata()[-1] - low) / (high - low) for o in lines.values()]
+    for (text,line),end,y in zip(lines.items(), ends, spread(ends, .065)):
+        pointer = dict(arrowstyle='-', lw=.6, color=line.get_color(), shrinkA=0, shrinkB=0)
+        ax.annotate(text, (1, end), (1.05, y), 'axes fraction', color=line.get_color(), va='center', arrowprops=pointer)
 
 # %% ../nbs/01b_run.ipynb #75288540
 @patch
@@ -173,7 +175,7 @@ def plot_ablation(
         if not y: ax.axvline(mean, color='0.8', lw=1, zorder=0)
         ax.plot(bits, [y]*len(bits), 'o', ms=4, color='0.7')
         ax.errorbar(mean, y, xerr=error, fmt='D', ms=5, capsize=4, color='C0' if y else 'C1')
-    ax.set_yticks(range(len(rows)), [row['work'] for row in rows])
+    ax.set_yticks(range(len(rows)), [fill(row['work'], 26) for row in rows])
     ax.set(xlabel='bits per byte', ylim=(len(rows)-.4, -.6))
     return ax
 
