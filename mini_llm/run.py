@@ -105,7 +105,8 @@ def label_ends(
     lines = {f'{o.get_label()} {o.get_ydata()[-1]:.2f}':o for o in named}
     low,high = ax.get_ylim()
     ends = [(o.get_ydata()[-1] - low) / (high - low) for o in lines.values()]
-    for (text,line),end,y in zip(lines.items(), ends, spread(ends, .065)):
+    gap = 13 / (ax.bbox.height*72/ax.figure.dpi)   # a line of text is 13 points high
+    for (text,line),end,y in zip(lines.items(), ends, spread(ends, gap)):
         pointer = dict(arrowstyle='-', lw=.6, color=line.get_color(), shrinkA=0, shrinkB=0)
         ax.annotate(text, (1, end), (1.05, y), 'axes fraction', color=line.get_color(), va='center', arrowprops=pointer)
 
