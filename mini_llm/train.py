@@ -8,12 +8,12 @@ __all__ = ['get_batch', 'Machine', 'this_machine', 'Autograd', 'gradients', 'eva
            'load_state', 'pack', 'unpack', 'TrainConfig', 'default_shape', 'Trainer', 'memory_needed', 'new_run',
            'first_bad', 'Stopped', 'train', 'resume', 'step_rate', 'newest_tokens', 'main']
 
-# %% ../nbs/04_train.ipynb #bf050e01
+# %% ../nbs/04_train.ipynb #0e3f91d3
 import argparse, copy, dataclasses, hashlib, itertools, json, math, os, shutil, signal, sys, threading, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -572,7 +572,8 @@ def _memory_here():
 # %% ../nbs/04_train.ipynb #e2fefe6e
 def _check_room(cfg, shape, machine):
     "Refuse what fits neither into memory nor on the disk"
-    need,there = memory_needed(shape, cfg.batch_size, machine), _memory_here()
+    team,there = Team(), _memory_here()
+    need = team.here * memory_needed(shape, -(-cfg.batch_size // team.size), machine)
     if machine.device == 'cpu' and need > there: raise ValueError(
         f"training needs about {need/2**30:.1f} GB of memory, and this machine has {there/2**30:.1f}: choose a batch_size below "
         f"{cfg.batch_size} (accumulate makes up for it), a shorter context_length or a smaller preset")
@@ -620,14 +621,12 @@ def batches(self:Trainer,
 @contextmanager
 def _watched(model, found):
     "Note in `found` which parts have an output or a gradient that is not finite, first things first"
-    def look(what): # of (module, ..., output) or (module, gradient)
-        def hook(*args):
-            out = args[-1][0] if isinstance(args[-1], tuple) else args[-1]
-            if not out.isfinite().all(): found.append(what)
-        return hook
-    parts = [(n,m) for n,m in model.named_modules() if not list(m.children())]
-    hooks = [m.register_forward_hook(look(f'output of {n}')) for n,m in parts]
-    hooks += [m.register_full_backward_pre_hook(look(f'gradient at {n}')) for n,m in parts]
+    def note(what, x):
+        if not x.isfinite().all(): found.append(what)
+    def look(name, module, inputs, out):
+        note(f'output of {name}', out)
+        out.register_hook(lambda grad: note(f'gradient at the output of {name}', grad))
+    hooks = [m.register_forward_hook(partial(look, n)) for n,m in model.named_modules() if not list(m.children())]
     try: yield
     finally:
         for h in hooks: h.remove()
@@ -1071,5 +1070,5 @@ def _main(argv, defaults):
     _say(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
          f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"
          f'    python generate.py "En un lugar de la Mancha" --run {run.path}\n')
-    if dist.is_initialized(): dist.destroy_process_group()
+    if Team().size > 1: dist.destroy_process_group()
     return 0

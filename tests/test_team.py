@@ -83,13 +83,14 @@ def test_two_processes_train_the_same_run_as_one(finish, tokens, tmp_path):
     assert b.settings['machine']['threads'] == 2
 
 
-def test_a_run_goes_on_with_another_number_of_processes(start, finish, tokens, tmp_path):
+@pytest.mark.parametrize('number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_run_goes_on_with_another_number_of_processes(start, finish, tokens, tmp_path, number):
     code, out, err = finish(ALONE, '--data', tokens, '--steps', 40, *SMALL)
     assert code == 0, err
     p = start(PAIR, '--data', tokens, '--steps', 40, *SMALL)
     run = tmp_path/'runs'/'small300-2'
     wait_for_steps(run, 12, p)
-    p.send_signal(signal.SIGTERM)
+    p.send_signal(number)
     out, err = p.communicate(timeout=60)
     assert f'stopped after step {len(Run(run).metrics)} of 40, and saved' in out
     assert load_state(run/'state.safetensors')[1]['step'] == len(Run(run).metrics)
@@ -98,7 +99,7 @@ def test_a_run_goes_on_with_another_number_of_processes(start, finish, tokens, t
     assert_close(Run(run), Run(tmp_path/'runs'/'small300-1'))
 
 
-@pytest.mark.parametrize('which', [0, 1])
+@pytest.mark.parametrize('which', [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_process_that_dies_ends_the_others_with_a_message(start, finish, tokens, tmp_path, which):
     p = start(PAIR, '--data', tokens, '--steps', 100_000, *SMALL, '--checkpoint_seconds', .2)
     run = tmp_path/'runs'/'small300-1'
@@ -106,7 +107,7 @@ def test_a_process_that_dies_ends_the_others_with_a_message(start, finish, token
     os.kill(workers(p)[which], signal.SIGKILL)
     out, err = p.communicate(timeout=60)
     assert p.returncode != 0 and err.count('train.py: another process of this run has ended') == 1, err
-    assert not load_state(run/'state.safetensors')[1]['step'] % 1 and Run(run).result is None
+    assert load_state(run/'state.safetensors')[1]['step'] >= 10 and Run(run).result is None
 
 
 def test_a_budget_in_minutes_is_decided_by_one(finish, tokens, tmp_path):
