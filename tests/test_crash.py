@@ -1,8 +1,6 @@
 "Runs that end at the worst moment: killed anywhere, out of disk, unread; what they leave is whole, and goes on to the same end"
-import fcntl
 import json
 import os
-import pty
 import random
 import re
 import select
@@ -11,10 +9,11 @@ import signal
 import struct
 import subprocess
 import sys
-import termios
 import time
 
 import pytest
+
+fcntl, pty, termios = map(pytest.importorskip, ('fcntl', 'pty', 'termios'))    # the worst moments are those of Unix
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.dataset import encode_corpus
@@ -106,7 +105,6 @@ def killed_and_resumed(points, command, tokens, tmp_path):
     return kills, Run(run)
 
 
-@pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL')
 def test_killed_within_a_batch_a_file_and_an_update(reference, command, tokens, tmp_path):
     kills, run = killed_and_resumed([('backward', 13), ('write', 7), ('step', 5)], command, tokens, tmp_path)
     assert kills == 3
@@ -114,7 +112,6 @@ def test_killed_within_a_batch_a_file_and_an_update(reference, command, tokens, 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == 'win32', reason='no SIGKILL')
 def test_killed_anywhere(reference, command, tokens, tmp_path):
     rng, total = random.Random(0), 0
     while total < 20:
