@@ -456,7 +456,8 @@ class TrainConfig:
     def __post_init__(self): _check(self)
 
 # %% ../nbs/04_train.ipynb #fc38b071
-_KINDS = dict(int=(Integral, 'a whole number'), float=(Real, 'a number'), str=((str, Path), 'a text'), bool=(bool, 'True or False'))
+_KINDS = dict(int=(Integral, 'a whole number'), float=(Real, 'a number'),
+              str=((str, Path), 'a text'), bool=(bool, 'True or False'))
 
 def _kind(field):
     "'int', 'float', 'str' or 'bool'"
@@ -467,7 +468,8 @@ def _check_kinds(cfg):
     for f in dataclasses.fields(cfg):
         v,(kind,noun) = getattr(cfg, f.name), _KINDS[_kind(f)]
         if v is None and f.default is None: continue
-        if not isinstance(v, kind) or (isinstance(v, bool) and kind is not bool): raise ValueError(f"{f.name}={v!r} must be {noun}")
+        if not isinstance(v, kind) or (isinstance(v, bool) and kind is not bool):
+            raise ValueError(f"{f.name}={v!r} must be {noun}")
         object.__setattr__(cfg, f.name, dict(int=int, float=float, str=str, bool=bool)[_kind(f)](v))
 
 # %% ../nbs/04_train.ipynb #e64d58fa
@@ -478,7 +480,8 @@ def _check(cfg):
         raise ValueError(f"minutes={cfg.minutes} and steps={cfg.steps}: give one of the two")
     if cfg.minutes is None and cfg.steps is None: object.__setattr__(cfg, 'minutes', 3.)
     limits = dict(minutes=0, steps=1, batch_size=1, accumulate=1, learning_rate=0, adam_learning_rate=0,
-                  weight_decay=0, warmup=0, cooldown=0, clip=0, seed=0, eval_every=1, patience=1, threads=1, checkpoint_seconds=0)
+                  weight_decay=0, warmup=0, cooldown=0, clip=0, seed=0, eval_every=1, patience=1, threads=1,
+                  checkpoint_seconds=0)
     for k,least in limits.items():
         v = getattr(cfg, k)
         if v is not None and not least <= v < math.inf: raise ValueError(f"{k}={v} must be a number of at least {least}")
@@ -561,7 +564,8 @@ def memory_needed(
         grads = Backprop(GPT(shape), batch_size, getattr(torch, machine.dtype), machine.threads)
     parts = [grads.matrices, *(o for w in grads.workers for o in (w.a, w.tmp, w.dw))]
     weights = sum(p.nbytes for p in grads.model.parameters())
-    return 5*weights + sum(t.nbytes for o in parts for t in vars(o).values()) + sum(w.dtable.nbytes for w in grads.workers)
+    tables = sum(w.dtable.nbytes for w in grads.workers)
+    return 5*weights + tables + sum(t.nbytes for o in parts for t in vars(o).values())
 
 # %% ../nbs/04_train.ipynb #1b79ad98
 def _memory_here():
@@ -575,13 +579,14 @@ def _check_room(cfg, shape, machine):
     team,there = Team(), _memory_here()
     need = team.here * memory_needed(shape, -(-cfg.batch_size // team.size), machine)
     if machine.device == 'cpu' and need > there: raise ValueError(
-        f"training needs about {need/2**30:.1f} GB of memory, and this machine has {there/2**30:.1f}: choose a batch_size below "
-        f"{cfg.batch_size} (accumulate makes up for it), a shorter context_length or a smaller preset")
+        f"training needs about {need/2**30:.1f} GB of memory, and this machine has {there/2**30:.1f}: choose a "
+        f"batch_size below {cfg.batch_size} (accumulate makes up for it), a shorter context_length or a smaller preset")
     with torch.device('meta'): need = 10 * sum(p.nbytes for p in GPT(shape).parameters())
     folder = next(p for p in (Path(cfg.runs).absolute(), *Path(cfg.runs).absolute().parents) if p.exists())
     free = shutil.disk_usage(folder).free
-    if need > free: raise ValueError(f"checkpoints need up to {need/2**20:,.0f} MB, and the disk of {cfg.runs} has {free/2**20:,.0f} left; "
-                                     "free some space, choose another folder for runs or a smaller preset")
+    if need > free: raise ValueError(
+        f"checkpoints need up to {need/2**20:,.0f} MB, and the disk of {cfg.runs} has {free/2**20:,.0f} left; "
+        "free some space, choose another folder for runs or a smaller preset")
 
 # %% ../nbs/04_train.ipynb #4279135c
 def new_run(
@@ -595,8 +600,8 @@ def new_run(
         raise ValueError(f"vocab_size={shape.vocab_size}, but {cfg.data} has {data.meta['n_vocab']} different ids")
     get_batch(data.train, 0, 1, shape.context_length)   # is the text long enough?
     if (n := len(data.train)//shape.context_length - 1) < cfg.batch_size: raise ValueError(
-        f"batch_size={cfg.batch_size}, but {len(data.train):,} training tokens are only {n} windows of {shape.context_length}; "
-        "use more text, a smaller batch or a shorter context")
+        f"batch_size={cfg.batch_size}, but {len(data.train):,} training tokens are only {n} windows of "
+        f"{shape.context_length}; use more text, a smaller batch or a shorter context")
     if cfg.tensorboard: _summary_writer()               # is it installed?
     machine = this_machine(cfg.threads or Team().threads, cfg.dtype)
     _check_room(cfg, shape, machine)
@@ -734,7 +739,8 @@ def validate(self:Trainer)->dict: # `val_bits` and `sample`
     bits = self.team.tell(lambda: evaluate(self.grads, self.data.val, self.data.meta['val']['bytes']))
     length = self.model.cfg.context_length
     if not math.isfinite(bits):
-        raise self._diverged(self.step, f"{bits} bits per byte on the held-out text", _windows(self.data.val, length, 8))
+        what = f"{bits} bits per byte on the held-out text"
+        raise self._diverged(self.step, what, _windows(self.data.val, length, 8))
     self.last = dict(step=self.step, bits_per_byte=bits)
     if self.best is None or bits < self.best['bits_per_byte']:
         self.best = self.last
@@ -855,7 +861,8 @@ def _finish(self:Trainer):
 def _summary_writer():
     "TensorBoard's writer; ValueError, with the command that installs it, if it is missing"
     try: from torch.utils.tensorboard import SummaryWriter
-    except ImportError: raise ValueError("tensorboard=True needs a package that is not there: pip install tensorboard") from None
+    except ImportError:
+        raise ValueError("tensorboard=True needs a package that is not there: pip install tensorboard") from None
     return SummaryWriter
 
 # %% ../nbs/04_train.ipynb #f566b365
@@ -895,7 +902,8 @@ def _record(self:Trainer, row, log, bar):
     log.write((json.dumps(row, ensure_ascii=False)+'\n').encode())
     log.flush()
     bar.total = self.n_steps
-    bar.set_postfix_str(f"loss {row['loss']:.2f}, {self._bits_so_far(row['loss'])} bits/byte, {self._speed(bar)} tok/s", refresh=False)
+    bits,speed = self._bits_so_far(row['loss']), self._speed(bar)
+    bar.set_postfix_str(f"loss {row['loss']:.2f}, {bits} bits/byte, {speed} tok/s", refresh=False)
     bar.update()
     if 'val_bits' in row: _say(f"step {self.step} of {self.n_steps}: {row['val_bits']:.2f} bits per byte | "
                                f"{' '.join(row['sample'].split())}")
@@ -923,8 +931,8 @@ def _held(run, team):
         for unfinished in run.path.rglob('.*.tmp'): unfinished.unlink()   # left by a process that was killed
         try: yield
         except OSError as e:
-            raise OSError(e.errno, f"{e.strerror}; what was saved before stands, and `python train.py --resume {run.path}` "
-                                   "goes on from it", e.filename) from e
+            raise OSError(e.errno, f"{e.strerror}; what was saved before stands, and "
+                          f"`python train.py --resume {run.path}` goes on from it", e.filename) from e
 
 # %% ../nbs/04_train.ipynb #71146909
 def train(

@@ -210,7 +210,8 @@ def test_the_runs_own_tokenizer_was_replaced(command, tokens, reference):
 
 def test_nobody_reads(root, tokens, tmp_path):
     "`train.py | head -1`: the work is done all the same"
-    p = subprocess.Popen([sys.executable, root/'train.py', '--data', tokens, *SMALL], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    p = subprocess.Popen([sys.executable, root/'train.py', '--data', tokens, *SMALL], cwd=tmp_path,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     p.stdout.readline()
     p.stdout.close()
     err = p.stderr.read()
@@ -228,7 +229,8 @@ def test_a_terminal_of_80_columns(root, tokens, tmp_path):
     "One line with loss, bits per byte, speed and time left, not cut"
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
-    p = subprocess.Popen([sys.executable, root/'train.py', '--data', tokens, *SMALL, '--steps', '400', '--checkpoint_seconds', '60'], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs)
+    p = subprocess.Popen([sys.executable, root/'train.py', '--data', tokens, *SMALL, '--steps', '400', '--checkpoint_seconds', '60'],
+                         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
     out, end = b'', time.monotonic() + 100
     while time.monotonic() < end:
@@ -238,7 +240,8 @@ def test_a_terminal_of_80_columns(root, tokens, tmp_path):
     assert p.wait() == 0
     lines = [o for o in re.split('[\r\n]|\x1b\\[A', out.decode()) if 'val' in o]
     assert lines and all(len(o) <= 80 for o in lines)
-    assert re.search(r'\d+%\|.*\| \d\d:\d\d left, loss \d\.\d\d, \d\.\d\d \(val \d\.\d\d\) bits/byte, [\d.]+k? tok/s$', lines[-1].strip()), lines[-1]
+    form = r'\d+%\|.*\| \d\d:\d\d left, loss \d\.\d\d, \d\.\d\d \(val \d\.\d\d\) bits/byte, [\d.]+k? tok/s'
+    assert re.fullmatch(form, lines[-1].strip()), lines[-1]
 
 
 FAKE = """
