@@ -1,5 +1,6 @@
 "Train a language model on token files: `python train.py --help` explains, `python train.py` just does it"
-from mini_llm.train import main
+try: from mini_llm.train import main
+except KeyboardInterrupt: raise SystemExit(130)     # Ctrl-C before anything has begun
 
 # Edit these, or give any of them as a flag: python train.py --minutes 10 --preset small
 hyper_parameters = dict(

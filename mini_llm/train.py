@@ -4,21 +4,23 @@
 
 # %% auto #0
 __all__ = ['get_batch', 'Machine', 'this_machine', 'Autograd', 'gradients', 'evaluate', 'orthogonalise', 'Muon', 'all_groups',
-           'make_optimizers', 'lr_scale', 'Diverged', 'train_step', 'sample', 'save_state', 'load_state', 'pack',
-           'unpack', 'TrainConfig', 'default_shape', 'Trainer', 'new_run', 'Stopped', 'train', 'resume', 'step_rate',
-           'newest_tokens', 'main']
+           'make_optimizers', 'lr_scale', 'PeerLost', 'Team', 'Diverged', 'train_step', 'sample', 'save_state',
+           'load_state', 'pack', 'unpack', 'TrainConfig', 'default_shape', 'Trainer', 'memory_needed', 'new_run',
+           'first_bad', 'Stopped', 'train', 'resume', 'step_rate', 'newest_tokens', 'main']
 
-# %% ../nbs/04_train.ipynb #c0808637
-import argparse, copy, dataclasses, hashlib, itertools, json, math, os, signal, sys, threading, time
+# %% ../nbs/04_train.ipynb #0e3f91d3
+import argparse, copy, dataclasses, hashlib, itertools, json, math, os, shutil, signal, sys, threading, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
 import safetensors.torch
 import torch
+import torch.distributed as dist
 from fastcore.basics import patch
 from fastcore.docments import docments
 from safetensors import SafetensorError, safe_open
@@ -27,7 +29,7 @@ from tqdm.auto import tqdm
 
 from .backprop import Backprop
 from .dataset import load_tokens
-from .files import write_atomic
+from .files import sha256, write_atomic
 from .gpt import GPT, GPTConfig, PRESETS
 from .run import Run, all_runs, bits_per_byte, new_folder, newest_run
 
@@ -67,13 +69,13 @@ def _product_seconds(dtype, threads, n=512):
     torch.set_num_threads(before)
     return min(times[1:])
 
-# %% ../nbs/04_train.ipynb #22c335f4
+# %% ../nbs/04_train.ipynb #27df3ed8
 @dataclass(frozen=True)
 class Machine:
     "Where a run computes, and in which precision; recorded with it, since a resumed run must do the same"
     device:str = 'cpu' # 'cpu', 'cuda' or 'mps'
     dtype:str = 'float32' # Number format of the products: 'float32' or 'bfloat16'
-    threads:int = 1 # CPU threads
+    threads:int = 1 # CPU threads, of all processes together
 
 # %% ../nbs/04_train.ipynb #ed692432
 def this_machine(
@@ -256,6 +258,67 @@ def lr_scale(
     fall = (n_steps-step) / (cooldown*n_steps+1)
     return min(1, rise, fall)
 
+# %% ../nbs/04_train.ipynb #c6c470b7
+class PeerLost(RuntimeError):
+    "Another process of this run has ended"
+
+@contextmanager
+def _together():
+    "Around a call that needs all processes"
+    try: yield
+    except RuntimeError as e: raise PeerLost("another process of this run has ended; its last checkpoint stands, "
+                                             "and `python train.py --resume` goes on from there") from e
+
+# %% ../nbs/04_train.ipynb #5a234e50
+class Team:
+    "The processes that train one model; a single one, unless started by torchrun"
+    def __init__(self):
+        names = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, LOCAL_WORLD_SIZE=1)
+        self.rank,self.size,device,self.here = (int(os.environ.get(k, v)) for k,v in names.items())
+        if self.size == 1 or dist.is_initialized(): return
+        if torch.cuda.is_available(): torch.cuda.set_device(device)
+        with _together(): dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
+
+    def __repr__(self): return f"Team(process {self.rank} of {self.size})"
+
+    @property
+    def threads(self):
+        "For all processes here: None is torch's own choice, which torchrun has set to one for each"
+        return os.cpu_count() if self.size > 1 else None
+
+# %% ../nbs/04_train.ipynb #1d14f1e5
+@patch
+def part(self:Team,
+    n:int, # Windows in a batch
+)->slice: # Which of them are for this process
+    "Share out a batch"
+    return slice(n*self.rank//self.size, n*(self.rank+1)//self.size)
+
+# %% ../nbs/04_train.ipynb #0c78299e
+@patch
+@torch.no_grad()
+def add(self:Team,
+    loss:float, # This process's part of the mean loss
+    params:list[Tensor], # Their `grad` becomes the sum over all processes
+)->float: # The mean loss
+    "Add up loss and gradients"
+    if self.size == 1: return loss
+    flat = torch.cat([params[0].new_tensor([loss]), *(p.grad.flatten() for p in params)])
+    with _together(): dist.all_reduce(flat)
+    for p,g in zip(params, flat[1:].split([p.numel() for p in params])): p.grad.copy_(g.view_as(p))
+    return flat[0].item()
+
+# %% ../nbs/04_train.ipynb #38ac5481
+@patch
+def tell(self:Team,
+    ask, # A function without arguments, called in process 0 only
+): # What it returned, in every process
+    "Let process 0 decide"
+    said = [ask() if self.rank == 0 else None]
+    if self.size > 1:
+        with _together(): dist.broadcast_object_list(said)
+    return said[0]
+
 # %% ../nbs/04_train.ipynb #3c314437
 class Diverged(RuntimeError):
     "The loss or the gradient is no longer a finite number"
@@ -268,10 +331,15 @@ def train_step(
     scale:float=1., # Factor for the learning rates
     clip:float=1., # Longest gradient
     key:tuple[int,...]=(0,), # Of dropout
+    team:Team|None=None, # The processes that share the work (default: only this one)
 )->dict: # `loss` in nats per token, and `grad_norm` before clipping
     "Learn from one batch; `Diverged` before any weight is changed if a number is not finite"
-    model,parts = grads.model, len(batches)
-    loss = sum(grads.backward(x, y, key, 1/parts, i*len(x)) for i,(x,y) in enumerate(batches)) / parts
+    model,team,loss = grads.model, team or Team(), 0.
+    for i,(x,y) in enumerate(batches):
+        mine = team.part(len(x))
+        share = len(x[mine]) / len(x) / len(batches)
+        loss += share * grads.backward(x[mine], y[mine], key, share, i*len(x) + mine.start)
+    loss = team.add(loss, list(model.parameters()))
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip).item()
     if not math.isfinite(loss + norm):
         model.zero_grad()
@@ -361,7 +429,7 @@ def unpack(
             state.setdefault(int(i), {})[key] = v
         o.load_state_dict(o.state_dict() | dict(state=state))
 
-# %% ../nbs/04_train.ipynb #27df3ed8
+# %% ../nbs/04_train.ipynb #69684d0f
 @dataclass(frozen=True)
 class TrainConfig:
     "What to train on, for how long, and how"
@@ -378,24 +446,47 @@ class TrainConfig:
     clip:float = 1.0 # Longest gradient
     seed:int = 0 # Of weights, data order, dropout and samples
     eval_every:int|None = None # Steps between evaluations (default: a tenth of the run)
+    patience:int|None = None # Evaluations without a new best, after which the run ends early (default: it never does)
     checkpoint_seconds:float = 30. # At most so much work is lost when the power fails
-    threads:int|None = None # CPU threads (default: torch's choice)
+    threads:int|None = None # CPU threads, of all processes together (default: torch's choice)
     dtype:str|None = None # Products in 'float32' or 'bfloat16' (default: what is faster here)
+    tensorboard:bool = False # Write the curves for TensorBoard, too
     runs:str = 'runs' # Folder in which the run gets its own
 
     def __post_init__(self): _check(self)
 
+# %% ../nbs/04_train.ipynb #fc38b071
+_KINDS = dict(int=(Integral, 'a whole number'), float=(Real, 'a number'),
+              str=((str, Path), 'a text'), bool=(bool, 'True or False'))
+
+def _kind(field):
+    "'int', 'float', 'str' or 'bool'"
+    return str(getattr(field.type, '__name__', field.type)).split('|')[0].strip()
+
+def _check_kinds(cfg):
+    "Refuse values of the wrong kind; those of a related one, such as a Path, are converted"
+    for f in dataclasses.fields(cfg):
+        v,(kind,noun) = getattr(cfg, f.name), _KINDS[_kind(f)]
+        if v is None and f.default is None: continue
+        if not isinstance(v, kind) or (isinstance(v, bool) and kind is not bool):
+            raise ValueError(f"{f.name}={v!r} must be {noun}")
+        object.__setattr__(cfg, f.name, dict(int=int, float=float, str=str, bool=bool)[_kind(f)](v))
+
 # %% ../nbs/04_train.ipynb #e64d58fa
 def _check(cfg):
     "Fill in the length, and refuse what cannot be trained"
+    _check_kinds(cfg)
     if cfg.minutes is not None and cfg.steps is not None:
         raise ValueError(f"minutes={cfg.minutes} and steps={cfg.steps}: give one of the two")
     if cfg.minutes is None and cfg.steps is None: object.__setattr__(cfg, 'minutes', 3.)
     limits = dict(minutes=0, steps=1, batch_size=1, accumulate=1, learning_rate=0, adam_learning_rate=0,
-                  weight_decay=0, warmup=0, cooldown=0, clip=0, seed=0, eval_every=1, checkpoint_seconds=0)
+                  weight_decay=0, warmup=0, cooldown=0, clip=0, seed=0, eval_every=1, patience=1, threads=1,
+                  checkpoint_seconds=0)
     for k,least in limits.items():
         v = getattr(cfg, k)
         if v is not None and not least <= v < math.inf: raise ValueError(f"{k}={v} must be a number of at least {least}")
+    for k in ('minutes', 'clip'):
+        if getattr(cfg, k) == 0: raise ValueError(f"{k}={getattr(cfg, k)} must be above 0, or nothing is learned")
     if cfg.seed >= 2**63: raise ValueError(f"seed={cfg.seed} must be below 2**63")
     if cfg.cooldown > 1: raise ValueError(f"cooldown={cfg.cooldown} is a share of the run, so at most 1")
 
@@ -420,11 +511,12 @@ class Trainer:
         settings = run.settings
         self.run,self.cfg,self.machine = run, TrainConfig(**settings['train']), Machine(**settings['machine'])
         self.data = _same_data(load_tokens(self.cfg.data), settings['data'], run)
-        self.tokenizer = run.tokenizer
+        self.tokenizer,self.team = run.tokenizer, Team()
+        self.machine = dataclasses.replace(self.machine, threads=max(1, self.machine.threads//self.team.here))
         torch.set_num_threads(self.machine.threads)
         shape = GPTConfig.from_qwen3(json.loads((run.path/'config.json').read_text(encoding='utf-8')))
         with _seeded(self.cfg.seed): self.model = GPT(shape).to(self.machine.device)
-        self.grads,self.optimizers = gradients(self.model, self.machine, self.cfg.batch_size), self._optimizers(self.model)
+        self.grads,self.optimizers = self._gradients(self.model), self._optimizers(self.model)
         self.step,self.seconds,self.plans,self.last,self.best,self.metrics_bytes = 0, 0., [], None, None, 0
         self.clock = time.monotonic()
 
@@ -438,11 +530,21 @@ def _same_data(data, recorded, run):
         if now['sha256'] != then['sha256']: raise ValueError(
             f"{data.path} was made from {part} {now['name']} ({now['sha256'][:8]}), but {run.path} was started with "
             f"{then['name']} ({then['sha256'][:8]}); make the token files again with dataset.py, or start a new run")
+    if sha256(run.path/'tokenizer.model') != recorded['tokenizer']['sha256']: raise ValueError(
+        f"{run.path/'tokenizer.model'} is not the tokenizer this run was started with; copy it back from {data.path}")
     for key in ('train_split', 'n_vocab', 'train', 'val'):
         if data.meta[key] != recorded[key]: raise ValueError(
             f"{data.path} has {key} {data.meta[key]}, but {run.path} was started with {recorded[key]}; "
             "make the token files again with dataset.py as they were, or start a new run")
     return data
+
+# %% ../nbs/04_train.ipynb #d33931ed
+@patch
+def _gradients(self:Trainer, model):
+    "What computes this process's share of a batch"
+    if self.team.size > self.cfg.batch_size: raise ValueError(
+        f"batch_size={self.cfg.batch_size} cannot be shared by {self.team.size} processes; start fewer")
+    return gradients(model, self.machine, -(-self.cfg.batch_size // self.team.size))
 
 # %% ../nbs/04_train.ipynb #cb448dff
 @patch
@@ -450,6 +552,41 @@ def _optimizers(self:Trainer, model):
     "Fresh optimizers, as the run's settings want them"
     c = self.cfg
     return make_optimizers(model, self.machine, c.learning_rate, c.adam_learning_rate, c.weight_decay)
+
+# %% ../nbs/04_train.ipynb #e73fa88a
+def memory_needed(
+    shape:GPTConfig, # The network
+    batch_size:int, # Windows in a batch
+    machine:Machine=Machine(), # A CPU
+)->int: # Bytes, roughly
+    "What training will occupy"
+    with torch.device('meta'):
+        grads = Backprop(GPT(shape), batch_size, getattr(torch, machine.dtype), machine.threads)
+    parts = [grads.matrices, *(o for w in grads.workers for o in (w.a, w.tmp, w.dw))]
+    weights = sum(p.nbytes for p in grads.model.parameters())
+    tables = sum(w.dtable.nbytes for w in grads.workers)
+    return 5*weights + tables + sum(t.nbytes for o in parts for t in vars(o).values())
+
+# %% ../nbs/04_train.ipynb #1b79ad98
+def _memory_here():
+    "Bytes of memory in this machine, or infinity where it cannot be asked"
+    try: return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    except (AttributeError, ValueError, OSError): return math.inf
+
+# %% ../nbs/04_train.ipynb #e2fefe6e
+def _check_room(cfg, shape, machine):
+    "Refuse what fits neither into memory nor on the disk"
+    team,there = Team(), _memory_here()
+    need = team.here * memory_needed(shape, -(-cfg.batch_size // team.size), machine)
+    if machine.device == 'cpu' and need > there: raise ValueError(
+        f"training needs about {need/2**30:.1f} GB of memory, and this machine has {there/2**30:.1f}: choose a "
+        f"batch_size below {cfg.batch_size} (accumulate makes up for it), a shorter context_length or a smaller preset")
+    with torch.device('meta'): need = 10 * sum(p.nbytes for p in GPT(shape).parameters())
+    folder = next(p for p in (Path(cfg.runs).absolute(), *Path(cfg.runs).absolute().parents) if p.exists())
+    free = shutil.disk_usage(folder).free
+    if need > free: raise ValueError(
+        f"checkpoints need up to {need/2**20:,.0f} MB, and the disk of {cfg.runs} has {free/2**20:,.0f} left; "
+        "free some space, choose another folder for runs or a smaller preset")
 
 # %% ../nbs/04_train.ipynb #4279135c
 def new_run(
@@ -462,7 +599,12 @@ def new_run(
     if shape.vocab_size != data.meta['n_vocab']:
         raise ValueError(f"vocab_size={shape.vocab_size}, but {cfg.data} has {data.meta['n_vocab']} different ids")
     get_batch(data.train, 0, 1, shape.context_length)   # is the text long enough?
-    machine = this_machine(cfg.threads, cfg.dtype)
+    if (n := len(data.train)//shape.context_length - 1) < cfg.batch_size: raise ValueError(
+        f"batch_size={cfg.batch_size}, but {len(data.train):,} training tokens are only {n} windows of "
+        f"{shape.context_length}; use more text, a smaller batch or a shorter context")
+    if cfg.tensorboard: _summary_writer()               # is it installed?
+    machine = this_machine(cfg.threads or Team().threads, cfg.dtype)
+    _check_room(cfg, shape, machine)
     path = new_folder(cfg.runs, data.path.name)
     write_atomic(path/'tokenizer.model', (data.path/'tokenizer.model').read_bytes())
     write_atomic(path/'config.json', json.dumps(shape.to_qwen3(), indent=1))
@@ -480,11 +622,47 @@ def batches(self:Trainer,
     c,length = self.cfg, self.model.cfg.context_length
     return [get_batch(self.data.train, step*c.accumulate + i, c.batch_size, length, c.seed) for i in range(c.accumulate)]
 
-# %% ../nbs/04_train.ipynb #8f62c73e
+# %% ../nbs/04_train.ipynb #d76a4c32
+@contextmanager
+def _watched(model, found):
+    "Note in `found` which parts have an output or a gradient that is not finite, first things first"
+    def note(what, x):
+        if not x.isfinite().all(): found.append(what)
+    def look(name, module, inputs, out):
+        note(f'output of {name}', out)
+        out.register_hook(lambda grad: note(f'gradient at the output of {name}', grad))
+    hooks = [m.register_forward_hook(partial(look, n)) for n,m in model.named_modules() if not list(m.children())]
+    try: yield
+    finally:
+        for h in hooks: h.remove()
+
+# %% ../nbs/04_train.ipynb #c3d99f57
+def first_bad(
+    model:GPT, # Any model; it stays as it is
+    ids:Tensor, # Token ids, (b,t)
+    targets:Tensor, # The token that follows each, (b,t)
+)->tuple[int,str]|None: # The window, and the part of the model; None if all is finite
+    "Where the first number is that is not finite"
+    def bad(what, p): return [] if p is None or p.isfinite().all() else [what]
+    model = copy.deepcopy(model).eval()
+    for i,(x,y) in enumerate(zip(ids.to(model.cos.device), targets.to(model.cos.device))):
+        found = sum((bad(f'weight {n}', p) for n,p in model.named_parameters()), [])
+        model.zero_grad()
+        with _watched(model, found): loss = model.loss(x[None], y[None]); loss.backward()
+        found += bad('loss', loss) + sum((bad(f'gradient of {n}', p.grad) for n,p in model.named_parameters()), [])
+        if found: return i,found[0]
+
+# %% ../nbs/04_train.ipynb #d96deeb0
 @patch
-def _diverged(self:Trainer, step, what):
-    "The error that names the step, and what is left"
-    return Diverged(f"step {step}: {what}. {self.run.path} keeps its last good checkpoint; "
+def _diverged(self:Trainer, step, what, batches=()):
+    "The error that names the step, the part and the text, and what is left"
+    where = ''
+    for x,y in batches:
+        if bad := first_bad(self.model, x, y):
+            begin = ' '.join(self.tokenizer.decode(x[bad[0]].numpy())[:60].split())
+            where = f"; first seen in: {bad[1]}, in the window that begins {begin!r}"
+            break
+    return Diverged(f"step {step}: {what}{where}. {self.run.path} keeps its last good checkpoint; "
                     "try a lower learning_rate in a new run")
 
 # %% ../nbs/04_train.ipynb #053f373f
@@ -493,8 +671,9 @@ def train_one(self:Trainer)->dict: # `step`, `loss`, `grad_norm`, `lr` (as a sha
     "Do one step"
     lr = lr_scale(self.step, self.n_steps, self.cfg.warmup, self.cfg.cooldown)
     key = self.cfg.seed, self.step+1
-    try: row = train_step(self.grads, self.optimizers, self.batches(self.step), lr, self.cfg.clip, key)
-    except Diverged as e: raise self._diverged(self.step+1, e) from None
+    batches = self.batches(self.step)
+    try: row = train_step(self.grads, self.optimizers, batches, lr, self.cfg.clip, key, self.team)
+    except Diverged as e: raise self._diverged(self.step+1, e, batches) from None
     self.step += 1
     return dict(step=self.step, **row, lr=lr, seconds=round(self.elapsed, 3))
 
@@ -515,10 +694,10 @@ def elapsed(self:Trainer)->float: # Seconds
 def _seconds_per_step(self:Trainer):
     "Time a few steps on a copy"
     model,times = copy.deepcopy(self.model), []
-    grads,optimizers = gradients(model, self.machine, self.cfg.batch_size), self._optimizers(model)
+    grads,optimizers = self._gradients(model), self._optimizers(model)
     for i in range(6):
         start = time.monotonic()
-        train_step(grads, optimizers, self.batches(i))
+        train_step(grads, optimizers, self.batches(i), team=self.team)
         times.append(time.monotonic() - start)
     return sorted(times[1:])[2]
 
@@ -528,29 +707,45 @@ def plan(self:Trainer,
     pace:float|None=None, # Seconds per step, where it is known
 ):
     "Decide how many steps the run has"
-    if not self.plans or self.cfg.minutes is not None:
-        n = self.cfg.steps or self.step + int((self.cfg.minutes*60 - self.elapsed) / (pace or self._seconds_per_step()))
+    n = self.cfg.steps
+    if n is None:
+        pace = pace or self._seconds_per_step()
+        n = self.team.tell(lambda: self.step + int((self.cfg.minutes*60 - self.elapsed) / pace))
         n = max(n, self.step+1)   # at least one more, since the last step is the one that is evaluated
-        if not self.plans or n != self.n_steps: self.plans.append([self.step, n])
+    if not self.plans or n != self.n_steps: self.plans.append([self.step, n])
+
+# %% ../nbs/04_train.ipynb #aee9e068
+@patch(as_prop=True)
+def eval_every(self:Trainer)->int: # A tenth of the run, if nothing else is asked for
+    "Steps between evaluations"
+    return self.cfg.eval_every or max(1, self.plans[0][1]//10)
 
 # %% ../nbs/04_train.ipynb #2f0e9121
 @patch(as_prop=True)
 def evaluate_due(self:Trainer)->bool:
     "Whether to evaluate after the step just done"
-    every = self.cfg.eval_every or max(1, self.plans[0][1]//10)
-    return self.step >= self.n_steps or self.step % every == 0
+    return self.step >= self.n_steps or self.step % self.eval_every == 0
+
+# %% ../nbs/04_train.ipynb #a56340f5
+@patch(as_prop=True)
+def _tired(self:Trainer):
+    "Whether patience has run out"
+    return self.cfg.patience is not None and self.step - self.best['step'] >= self.cfg.patience*self.eval_every
 
 # %% ../nbs/04_train.ipynb #3aa38201
 @patch
 def validate(self:Trainer)->dict: # `val_bits` and `sample`
     "Bits per byte on the held-out text, and a few words; the best model so far is kept"
-    bits = evaluate(self.grads, self.data.val, self.data.meta['val']['bytes'])
-    if not math.isfinite(bits): raise self._diverged(self.step, f"{bits} bits per byte on the held-out text")
+    bits = self.team.tell(lambda: evaluate(self.grads, self.data.val, self.data.meta['val']['bytes']))
+    length = self.model.cfg.context_length
+    if not math.isfinite(bits):
+        what = f"{bits} bits per byte on the held-out text"
+        raise self._diverged(self.step, what, _windows(self.data.val, length, 8))
     self.last = dict(step=self.step, bits_per_byte=bits)
     if self.best is None or bits < self.best['bits_per_byte']:
         self.best = self.last
-        self.model.save(self.run.path/'best')
-    length = self.model.cfg.context_length
+        if self.team.rank == 0: self.model.save(self.run.path/'best')
+    if self._tired: self.plans.append([self.step, self.step])
     prompt = self.data.val[:min(8, max(1, length//2))].tolist()
     new = sample(self.model, prompt, min(40, length-len(prompt)), self.cfg.seed)
     return dict(val_bits=bits, sample=self.tokenizer.decode(prompt + new))
@@ -564,11 +759,13 @@ def checkpoint(self:Trainer,
     log=None, # The open `metrics.jsonl`, if there is one
 ):
     "Save everything the next step depends on"
+    if self.team.rank: return
     if log:
         os.fsync(log.fileno())
         self.metrics_bytes = log.tell()
     info,tensors = {k:getattr(self, k) for k in _PROGRESS} | dict(seconds=self.elapsed), pack(self.model, self.optimizers)
-    if not all(t.isfinite().all() for t in tensors.values()): raise self._diverged(self.step, "a weight is no longer finite")
+    bad = [k for k,t in tensors.items() if not t.isfinite().all()]
+    if bad: raise self._diverged(self.step, f"{bad[0]} is no longer finite")
     save_state(self.run.path/'state.safetensors', tensors, info)
     self.model.save(self.run.path)
 
@@ -577,7 +774,7 @@ def checkpoint(self:Trainer,
 def restore(self:Trainer):
     "Go back to the last checkpoint, if there is one"
     file = self.run.path/'state.safetensors'
-    if not file.exists():
+    if not self.team.tell(file.exists):
         if self.run.metrics: raise ValueError(f"{file} is missing, so this run cannot go on; restore it from a copy")
         return
     tensors,info = load_state(file)
@@ -589,7 +786,8 @@ def restore(self:Trainer):
 @patch
 @contextmanager
 def _metrics_file(self:Trainer):
-    "`metrics.jsonl`, cut back to the last checkpoint and open for more"
+    "`metrics.jsonl`, cut back to the last checkpoint and open for more, in process 0"
+    if self.team.rank: yield None; return
     file = self.run.path/'metrics.jsonl'
     with open(file, 'r+b' if file.exists() else 'w+b') as f:
         size = f.seek(0, os.SEEK_END)
@@ -633,20 +831,19 @@ def fit(self:Trainer,
 )->Run: # The finished run
     "Train to the end of the plan; `Stopped` after a signal, with everything saved"
     if not self.plans: self.plan(); self.checkpoint()
-    with _stop_signals() as received, self._metrics_file() as log, self._bar(progress) as bar:
+    with _stop_signals() as received, self._metrics_file() as log, self._board() as board, self._bar(progress) as bar:
         begun,first,saved = time.monotonic(), self.step, time.monotonic()
         while self.step < self.n_steps:
             row = self.train_one()
             if self.evaluate_due: row |= self.validate()
-            log.write((json.dumps(row, ensure_ascii=False)+'\n').encode())
-            log.flush()
-            self._show(bar, row)
+            if log: self._record(row, log, bar); board(row)
             now = time.monotonic()
-            if received or 'val_bits' in row or now - saved > self.cfg.checkpoint_seconds:
+            stop,save = self.team.tell(lambda: (received[:1], now - saved > self.cfg.checkpoint_seconds))
+            if stop or save or 'val_bits' in row:
                 if self.step < self.n_steps: self.plan(pace=(now-begun) / (self.step-first))
                 self.checkpoint(log)
                 saved = now
-            if received and self.step < self.n_steps: raise Stopped(received[0], self)
+            if stop and self.step < self.n_steps: raise Stopped(stop[0], self)
     return self._finish()
 
 # %% ../nbs/04_train.ipynb #5d56ecf2
@@ -654,27 +851,62 @@ def fit(self:Trainer,
 def _finish(self:Trainer):
     "Write down how the run ended"
     tokens = self.step * self.cfg.accumulate * self.cfg.batch_size * self.model.cfg.context_length
+    if self.team.rank: return self.run
     res = dict(steps=self.step, seconds=round(self.elapsed, 1), tokens=tokens, plans=self.plans,
                parameters=sum(p.numel() for p in self.model.parameters()), **self.last, best=self.best)
     write_atomic(self.run.path/'result.json', json.dumps(res, indent=1))
     return self.run
 
+# %% ../nbs/04_train.ipynb #74c73ee6
+def _summary_writer():
+    "TensorBoard's writer; ValueError, with the command that installs it, if it is missing"
+    try: from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("tensorboard=True needs a package that is not there: pip install tensorboard") from None
+    return SummaryWriter
+
+# %% ../nbs/04_train.ipynb #f566b365
+@patch
+@contextmanager
+def _board(self:Trainer):
+    "A function that shows a row of metrics to TensorBoard, if that was asked for"
+    if not self.cfg.tensorboard or self.team.rank: yield lambda row: None; return
+    writer = _summary_writer()(self.run.path/'tensorboard', purge_step=self.step+1)
+    def show(row):
+        for k,v in row.items():
+            if k == 'sample': writer.add_text(k, v, row['step'])
+            elif k != 'step': writer.add_scalar(k, v, row['step'])
+    try: yield show
+    finally: writer.close()
+
+# %% ../nbs/04_train.ipynb #86e1ac52
+def _say(text):
+    "Print a line above the bar, in process 0; if nobody reads any more, go on in silence"
+    if Team().rank: return
+    try:
+        tqdm.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
 # %% ../nbs/04_train.ipynb #acd236f6
 @patch
 def _bar(self:Trainer, progress):
     "A progress bar over the steps of the run"
-    return tqdm(total=self.n_steps, initial=self.step, unit='step', disable=not progress, dynamic_ncols=True)
+    return tqdm(total=self.n_steps, initial=self.step, disable=not progress or self.team.rank > 0, dynamic_ncols=True,
+                bar_format='{percentage:3.0f}%|{bar}| {remaining} left{postfix}')
 
-# %% ../nbs/04_train.ipynb #701c2c17
+# %% ../nbs/04_train.ipynb #ee035531
 @patch
-def _show(self:Trainer, bar, row):
-    "Tell of the step just done"
-    bits = self._bits_so_far(row['loss'])
-    bar.set_postfix_str(f"loss {row['loss']:.2f}, {bits} bits/byte", refresh=False)
+def _record(self:Trainer, row, log, bar):
+    "Write down the step just done, and show it"
+    log.write((json.dumps(row, ensure_ascii=False)+'\n').encode())
+    log.flush()
     bar.total = self.n_steps
+    bits,speed = self._bits_so_far(row['loss']), self._speed(bar)
+    bar.set_postfix_str(f"loss {row['loss']:.2f}, {bits} bits/byte, {speed} tok/s", refresh=False)
     bar.update()
-    if 'val_bits' in row:
-        tqdm.write(f"step {self.step} of {self.n_steps}: {bits} bits per byte | {' '.join(row['sample'].split())}")
+    if 'val_bits' in row: _say(f"step {self.step} of {self.n_steps}: {row['val_bits']:.2f} bits per byte | "
+                               f"{' '.join(row['sample'].split())}")
 
 # %% ../nbs/04_train.ipynb #1dba926a
 @patch
@@ -682,7 +914,25 @@ def _bits_so_far(self:Trainer, loss):
     "The loss of a batch, and the last evaluation, in bits per byte"
     train = self.data.meta['train']
     bits = f"{bits_per_byte(loss*train['ids'], train['bytes']):.2f}"
-    return bits + (f" (validation {self.last['bits_per_byte']:.2f})" if self.last else '')
+    return bits + (f" (val {self.last['bits_per_byte']:.2f})" if self.last else '')
+
+@patch
+def _speed(self:Trainer, bar):
+    "Tokens per second, by the pace that the bar has seen lately"
+    rate = bar.format_dict['rate'] or 0
+    return bar.format_sizeof(rate * self.cfg.accumulate * self.cfg.batch_size * self.model.cfg.context_length)
+
+# %% ../nbs/04_train.ipynb #3ad3ef25
+@contextmanager
+def _held(run, team):
+    "Hold the run for writing, in process 0 for all"
+    if team.rank: yield; return
+    with run.lock():
+        for unfinished in run.path.rglob('.*.tmp'): unfinished.unlink()   # left by a process that was killed
+        try: yield
+        except OSError as e:
+            raise OSError(e.errno, f"{e.strerror}; what was saved before stands, and "
+                          f"`python train.py --resume {run.path}` goes on from it", e.filename) from e
 
 # %% ../nbs/04_train.ipynb #71146909
 def train(
@@ -691,8 +941,9 @@ def train(
     progress:bool=True, # Show a bar with the time left
 )->Run: # The finished run
     "Start a new run and train it to its end"
-    run = new_run(cfg, shape)
-    with run.lock(): return Trainer(run).fit(progress)
+    team = Team()
+    run = Run(team.tell(lambda: new_run(cfg, shape).path))
+    with _held(run, team): return Trainer(run).fit(progress)
 
 # %% ../nbs/04_train.ipynb #9bd29342
 def resume(
@@ -700,11 +951,10 @@ def resume(
     progress:bool=True, # Show a bar with the time left
 )->Run: # The finished run
     "Go on with a run from its last checkpoint; the result is the same, byte for byte, as if it had not been stopped"
-    run = Run(path)
+    run,team = Run(path), Team()
     if run.result:
         raise ValueError(f"{run.path} is finished, after {run.result['steps']} steps; there is nothing to resume")
-    with run.lock():
-        for unfinished in run.path.rglob('.*.tmp'): unfinished.unlink()   # left by a process that was killed
+    with _held(run, team):
         trainer = Trainer(run)
         trainer.restore()
         return trainer.fit(progress)
@@ -754,19 +1004,21 @@ def _parser():
     p.add_argument('--preset', choices=list(PRESETS), help='Shape of the network; flags from --context_length on change it')
     comments = docments(TrainConfig) | docments(GPTConfig)
     for f in _fields():
-        kind = {'int':int, 'float':float, 'str':str}[str(getattr(f.type, '__name__', f.type)).split('|')[0].strip()]
+        kind = dict(int=int, float=float, str=str, bool=bool)[_kind(f)]
         text = (comments[f.name] or '').replace('%', '%%')
+        if kind is bool: p.add_argument(f'--{f.name}', action='store_true', help=text); continue
         if isinstance(f.default, (int, float)): text += f' ({f.default})'
         p.add_argument(f'--{f.name}', type=kind, metavar=kind.__name__.upper(), help=text)
     return p
 
-# %% ../nbs/04_train.ipynb #e9e0603a
+# %% ../nbs/04_train.ipynb #2deb6390
 _EXAMPLES = """examples:
   python train.py                                three minutes on the newest token files
   python train.py --minutes 10 --preset small    a larger network for longer
   python train.py --data datasets/cervantes1024 --steps 500 --dropout 0.2
   python train.py --resume                       go on after Ctrl-C or a power cut
   python train.py --resume runs/cervantes1024-2  the same for a certain run
+  torchrun --nproc_per_node=2 train.py           share each batch between two processes
 
 Ctrl-C saves at the next step. Runs are folders in runs/; none is ever overwritten."""
 
@@ -776,23 +1028,29 @@ def _resume(given, progress):
     path = given.pop('resume') or newest_run(finished=False).path
     if given: raise ValueError(f"--resume goes on with the settings of {path}, so it comes without other flags, "
                                f"here --{', --'.join(given)}")
-    print(f'resuming {path}')
+    _say(f'resuming {path}')
     return resume(path, progress)
 
 # %% ../nbs/04_train.ipynb #bb1394c0
 def _start(given, progress):
     "Start a new run"
     if unfinished := [r for r in all_runs(given.get('runs', 'runs')) if not r.result]:
-        print(f'note: {unfinished[-1].path} is unfinished; `python train.py --resume` goes on with it')
+        _say(f'note: {unfinished[-1].path} is unfinished; `python train.py --resume` goes on with it')
     if 'data' not in given: given['data'] = str(newest_tokens())
     data = load_tokens(given['data'])
     pick = lambda cls: {f.name:given[f.name] for f in dataclasses.fields(cls) if f.name in given}
     shape = default_shape(data.meta['n_vocab'], len(data.train), given.get('preset', 'mini'), **pick(GPTConfig))
     cfg = TrainConfig(**pick(TrainConfig))
     length = f'{cfg.steps:,} steps' if cfg.steps else f'{cfg.minutes:g} minutes'
-    print(f'{length} on {len(data.train):,} tokens of {cfg.data}, '
-          f'with {shape.n_layer} layers of {shape.n_embd} and dropout {shape.dropout}')
+    _say(f'{length} on {len(data.train):,} tokens of {cfg.data}, '
+         f'with {shape.n_layer} layers of {shape.n_embd} and dropout {shape.dropout}')
     return train(cfg, shape, progress)
+
+# %% ../nbs/04_train.ipynb #bc502f8f
+def _stop(message, code):
+    "Say why it ended, once for all processes"
+    if Team().rank == 0: print(message, file=sys.stderr)
+    return code
 
 # %% ../nbs/04_train.ipynb #f0bf4f52
 def main(
@@ -800,17 +1058,25 @@ def main(
     **defaults, # Used for flags that are not given
 )->int: # Exit code: 0 done, 1 diverged, 2 wrong input, 130 or 143 stopped by a signal
     "The command `train.py`"
+    try: return _main(argv, defaults)
+    except OSError as e: return _stop(f'train.py: {e.filename}: {e.strerror}' if e.filename else f'train.py: {e}', 2)
+    except ValueError as e: return _stop(f'train.py: {e}', 2)
+    except Diverged as e: return _stop(f'train.py: {e}', 1)
+    except PeerLost as e: print(f'train.py: {e}', file=sys.stderr); return 1
+    except Stopped as e: _say(str(e)); return e.exit_code
+    except KeyboardInterrupt: return _stop('stopped before anything was to be saved', 130)
+
+# %% ../nbs/04_train.ipynb #c819a00c
+def _main(argv, defaults):
+    "The command, without its errors"
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')   # for terminals without ñ
     given,progress = vars(_parser().parse_args(argv)), sys.stderr.isatty()
     if 'steps' in given: defaults.pop('minutes', None)   # one length is enough
     if 'minutes' in given: defaults.pop('steps', None)
-    try: run = _resume(given, progress) if 'resume' in given else _start(defaults | given, progress)
-    except (ValueError, OSError) as e: print(f'train.py: {e}', file=sys.stderr); return 2
-    except Diverged as e: print(f'train.py: {e}', file=sys.stderr); return 1
-    except Stopped as e: print(e); return e.exit_code
-    except KeyboardInterrupt: print('stopped before anything was to be saved', file=sys.stderr); return 130
-    r = run.result
-    print(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
-          f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"
-          f'    python generate.py "En un lugar de la Mancha" --run {run.path}\n')
+    run = _resume(given, progress) if 'resume' in given else _start(defaults | given, progress)
+    r = Team().tell(lambda: run.result)
+    _say(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
+         f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"
+         f'    python generate.py "En un lugar de la Mancha" --run {run.path}\n')
+    if Team().size > 1: dist.destroy_process_group()
     return 0

@@ -194,6 +194,7 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(finish, tokens, referen
 def test_divergence_is_named_and_keeps_the_last_good_checkpoint(finish, tokens, tmp_path, more):
     code, out, err = finish('train.py', '--data', tokens, *SMALL, '--learning_rate', more[0], '--adam_learning_rate', *more)
     assert code == 1 and re.search(r'step \d+: .* keeps its last good checkpoint', err) and 'Traceback' not in err
+    assert re.search(r"first seen in: .+, in the window that begins '\S", err), err
     tensors, info = load_state(tmp_path/'runs'/'small300-1'/'state.safetensors')
     assert all(t.isfinite().all() for t in tensors.values())
 
