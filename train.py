@@ -7,7 +7,7 @@ hyper_parameters = dict(
     minutes=3,                  # or steps=1000
     preset='mini',              # shape of the network: nano, mini, small, base
     batch_size=16,              # windows in a batch
-    learning_rate=0.02,         # for the matrices (Muon)
+    learning_rate=0.014,        # for the matrices (Muon)
     adam_learning_rate=0.003,   # for the embedding and the norms (AdamW)
     weight_decay=0.5,           # for the matrices
     seed=0,

@@ -183,10 +183,10 @@ def loss(self:GPT,
     "How surprised the model is by `targets`"
     return F.cross_entropy(self(ids).flatten(0, 1).float(), targets.flatten().long())
 
-# %% ../nbs/03_gpt.ipynb #df987818
+# %% ../nbs/03_gpt.ipynb #24a7fe4f
 PRESETS = dict(
     nano =dict(n_layer=2, n_head=2, n_embd=64,  context_length=64),     # for tests: trains in seconds
-    mini =dict(n_layer=4, n_head=4, n_embd=256, context_length=128),    # minutes on two cores
+    mini =dict(n_layer=4, n_head=3, n_embd=192, context_length=128),    # minutes on two cores
     small=dict(n_layer=6, n_head=6, n_embd=384, context_length=256),    # an evening on a laptop
     base =dict(n_layer=8, n_head=8, n_embd=512, context_length=512),    # several books, or a GPU
 )

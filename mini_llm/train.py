@@ -191,8 +191,8 @@ class Muon(torch.optim.Optimizer):
     "Momentum with orthogonalised steps, for weight matrices (Jordan 2024)"
     def __init__(self,
         params, # Matrices only
-        lr:float=0.02, # Size of a step: about the most that a singular value moves
-        momentum:float=0.95, # Share of the past in the averaged gradient
+        lr:float=0.014, # Size of a step: about the most that a singular value moves
+        momentum:float=0.9, # Share of the past in the averaged gradient
         weight_decay:float=0.1, # Each step shrinks the weights by `lr*weight_decay`
         dtype:torch.dtype=torch.float32, # Number format of the iteration
     ):
@@ -234,7 +234,7 @@ def all_groups(
 def make_optimizers(
     model:GPT, # What to train
     machine:Machine=Machine(), # Where it is trained
-    learning_rate:float=0.02, # For matrices (Muon)
+    learning_rate:float=0.014, # For matrices (Muon)
     adam_learning_rate:float=0.003, # For the embedding and the norms (AdamW)
     weight_decay:float=0.5, # For matrices
 )->dict[str,torch.optim.Optimizer]: # 'muon' and 'adamw'
@@ -438,7 +438,7 @@ class TrainConfig:
     steps:int|None = None # Length of the run in steps
     batch_size:int = 16 # Windows in a batch
     accumulate:int = 1 # Batches a step learns from; their gradients are averaged
-    learning_rate:float = 0.02 # For the matrices (Muon)
+    learning_rate:float = 0.014 # For the matrices (Muon)
     adam_learning_rate:float = 0.003 # For the embedding and the norms (AdamW)
     weight_decay:float = 0.5 # For the matrices; times the learning rate, the share that each step takes away
     warmup:int = 20 # Steps in which the learning rate rises
@@ -499,7 +499,7 @@ def default_shape(
 )->GPTConfig: # The shape of a network for this text
     "A preset with as much dropout as the length of the text asks for"
     if preset not in PRESETS: raise ValueError(f"preset {preset!r} is unknown; choose from {', '.join(PRESETS)}")
-    dropout = next(d for limit,d in [(300_000,0.3), (2_000_000,0.1), (math.inf,0.)] if n_tokens < limit)
+    dropout = next(d for limit,d in [(300_000,0.4), (2_000_000,0.1), (math.inf,0.)] if n_tokens < limit)
     return GPTConfig(vocab_size=n_vocab, **(PRESETS[preset] | dict(dropout=dropout) | changes))
 
 # %% ../nbs/04_train.ipynb #c2740075
