@@ -3,7 +3,6 @@ optimizer, ours in the number format that is faster on this CPU, theirs in float
 for less and for as long; about 40 minutes. Bits per byte at the last step; bar and aim are the project's goals on 3.2 MB of Cervantes and 2 cores"""
 import argparse
 import math
-import resource
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import torch
 from common import report, row
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from mini_llm.backprop import CORES
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.corpus import read_text
 from mini_llm.dataset import encode_corpus, load_tokens
@@ -31,6 +31,7 @@ BATCH = 16
 
 def gpt2(shape):
     "GPT-2 of a shape with `scaled_dot_product_attention`, in float32"
+    torch.set_num_threads(CORES)
     cfg = GPT2Config(vocab_size=shape['vocab_size'], n_positions=shape['context_length'], n_embd=shape['n_embd'], n_layer=shape['n_layer'],
                      n_head=shape['n_head'], resid_pdrop=0, embd_pdrop=0, attn_pdrop=0, attn_implementation='sdpa', use_cache=False)
     return GPT2LMHeadModel(cfg).train()
@@ -75,18 +76,22 @@ def gpt2_rate(shape):
 def shares(shape):
     "Share of the rate of products in forward and backward, and the optimizers' share of a step"
     machine, (x, y) = this_machine(), random_batch(shape)
-    torch.set_num_threads(machine.threads)
     model, dtype = GPT(GPTConfig(**shape)), getattr(torch, machine.dtype)
     grads, optimizers = gradients(model, machine, BATCH), make_optimizers(model, machine)
     a, b = torch.ones(4096, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
 
+    def product():
+        torch.set_num_threads(CORES)
+        a @ b
+
     def backward():
+        torch.set_num_threads(1)
         model.zero_grad()
         grads.backward(x, y)
 
     def step():
         for o in optimizers.values(): o.step()
-    products, passes, steps = (statistics.median(o) for o in zip(*((seconds(lambda: a @ b, 50, 1.), seconds(backward), seconds(step)) for _ in range(3))))
+    products, passes, steps = (statistics.median(o) for o in zip(*((seconds(product, 50, 1.), seconds(backward), seconds(step)) for _ in range(3))))
     work = 6*sum(p.numel() for p in model.parameters()) + 6*shape['n_layer']*shape['n_embd']*shape['context_length']
     return (work*x.numel()/passes) / (2*a.numel()*b.shape[1]/products), steps / (passes + steps)
 
@@ -99,7 +104,7 @@ def memory(who):
         opt = gpt2_optimizer(model)
         step = lambda: gpt2_step(model, opt, x, y)
     else: step = lambda: step_rate(GPTConfig(**SMALL), BATCH, seconds=1)
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) * 1024     # Linux
     before = peak()
     for _ in range(5): step()
     return peak() - before

@@ -6,9 +6,9 @@
 __all__ = ['get_batch', 'Machine', 'this_machine', 'Autograd', 'gradients', 'evaluate', 'orthogonalise', 'Muon', 'all_groups',
            'make_optimizers', 'lr_scale', 'PeerLost', 'Team', 'Diverged', 'train_step', 'sample', 'save_state',
            'load_state', 'pack', 'unpack', 'TrainConfig', 'default_shape', 'Trainer', 'memory_needed', 'new_run',
-           'first_bad', 'Stopped', 'train', 'resume', 'step_rate', 'newest_tokens', 'main']
+           'first_bad', 'Stopped', 'train', 'resume', 'reproduce', 'step_rate', 'newest_tokens', 'main']
 
-# %% ../nbs/04_train.ipynb #0e3f91d3
+# %% ../nbs/04_train.ipynb #e0e4f1db
 import argparse, copy, dataclasses, hashlib, itertools, json, math, os, shutil, signal, sys, threading, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .backprop import Backprop
+from .backprop import Backprop, CORES
 from .dataset import load_tokens
 from .files import sha256, write_atomic
 from .gpt import GPT, GPTConfig, PRESETS
@@ -85,7 +85,7 @@ def this_machine(
     "The best device here, and the number format that multiplies faster on it"
     if dtype not in (None, 'float32', 'bfloat16'): raise ValueError(f"dtype={dtype!r}: choose 'float32' or 'bfloat16'")
     if threads is not None and threads < 1: raise ValueError(f"threads={threads}: at least 1 is needed")
-    threads = threads or torch.get_num_threads()
+    threads = threads or CORES
     if torch.cuda.is_available(): return Machine('cuda', dtype or 'bfloat16', threads)
     if torch.backends.mps.is_available(): return Machine('mps', dtype or 'float32', threads)
     if dtype is None: dtype = min(('float32', 'bfloat16'), key=lambda o: _product_seconds(getattr(torch, o), threads))
@@ -513,11 +513,11 @@ class Trainer:
         self.data = _same_data(load_tokens(self.cfg.data), settings['data'], run)
         self.tokenizer,self.team = run.tokenizer, Team()
         self.machine = dataclasses.replace(self.machine, threads=max(1, self.machine.threads//self.team.here))
-        torch.set_num_threads(self.machine.threads)
         shape = GPTConfig.from_qwen3(json.loads((run.path/'config.json').read_text(encoding='utf-8')))
         with _seeded(self.cfg.seed): self.model = GPT(shape).to(self.machine.device)
         self.grads,self.optimizers = self._gradients(self.model), self._optimizers(self.model)
-        self.step,self.seconds,self.plans,self.last,self.best,self.metrics_bytes = 0, 0., [], None, None, 0
+        self.fixed = 'plans' in settings    # a run that repeats another knows them beforehand
+        self.step,self.seconds,self.plans,self.last,self.best,self.metrics_bytes = 0, 0., settings.get('plans', []), None, None, 0
         self.clock = time.monotonic()
 
     def __repr__(self): return f"Trainer({str(self.run.path)!r}, step {self.step})"
@@ -592,6 +592,7 @@ def _check_room(cfg, shape, machine):
 def new_run(
     cfg:TrainConfig, # What to do
     shape:GPTConfig|None=None, # The network (default: `default_shape`)
+    plans:list|None=None, # Of the run that this one repeats
 )->Run: # Its folder, with nothing trained yet
     "Check the settings against the data, and make the folder of a run"
     data = load_tokens(cfg.data)
@@ -609,7 +610,7 @@ def new_run(
     write_atomic(path/'tokenizer.model', (data.path/'tokenizer.model').read_bytes())
     write_atomic(path/'config.json', json.dumps(shape.to_qwen3(), indent=1))
     settings = dict(started=datetime.now(timezone.utc).isoformat(), train=asdict(cfg), machine=asdict(machine),
-                    data=data.meta, torch=torch.__version__)
+                    data=data.meta, torch=torch.__version__, **(dict(plans=plans) if plans else {}))
     write_atomic(path/'train.json', json.dumps(settings, indent=1, ensure_ascii=False))
     return Run(path)
 
@@ -681,7 +682,7 @@ def train_one(self:Trainer)->dict: # `step`, `loss`, `grad_norm`, `lr` (as a sha
 @patch(as_prop=True)
 def n_steps(self:Trainer)->int: # By the plan in force
     "How many steps the run has"
-    return self.plans[-1][1]
+    return next(n for at,n in reversed(self.plans) if at <= self.step)
 
 # %% ../nbs/04_train.ipynb #7b310388
 @patch(as_prop=True)
@@ -706,7 +707,8 @@ def _seconds_per_step(self:Trainer):
 def plan(self:Trainer,
     pace:float|None=None, # Seconds per step, where it is known
 ):
-    "Decide how many steps the run has"
+    "Decide how many steps the run has, unless that was decided beforehand"
+    if self.fixed: return
     n = self.cfg.steps
     if n is None:
         pace = pace or self._seconds_per_step()
@@ -830,7 +832,7 @@ def fit(self:Trainer,
     progress:bool=True, # Show a bar with the time left
 )->Run: # The finished run
     "Train to the end of the plan; `Stopped` after a signal, with everything saved"
-    if not self.plans: self.plan(); self.checkpoint()
+    if not self.step: self.plan(); self.checkpoint()
     with _stop_signals() as received, self._metrics_file() as log, self._board() as board, self._bar(progress) as bar:
         begun,first,saved = time.monotonic(), self.step, time.monotonic()
         while self.step < self.n_steps:
@@ -959,6 +961,22 @@ def resume(
         trainer.restore()
         return trainer.fit(progress)
 
+# %% ../nbs/04_train.ipynb #4a4f762a
+def reproduce(
+    path:str|Path, # Folder of a finished run
+    progress:bool=True, # Show a bar with the time left
+)->Run: # Another run; on the same machine its weights are the same, byte for byte
+    "Train once more as a run was trained, with the number of steps that its minutes allowed"
+    run,team = Run(path), Team()
+    if not run.result: raise ValueError(f"{run.path} is unfinished; `python train.py --resume {run.path}` goes on with it")
+    kept = run.settings
+    machine = {k:kept['machine'][k] for k in ('threads', 'dtype')}
+    cfg = dataclasses.replace(TrainConfig(**kept['train']), **machine)
+    _same_data(load_tokens(cfg.data), kept['data'], run)
+    shape = GPTConfig.from_qwen3(json.loads((run.path/'config.json').read_text(encoding='utf-8')))
+    again = Run(team.tell(lambda: new_run(cfg, shape, run.result['plans']).path))
+    with _held(again, team): return Trainer(again).fit(progress)
+
 # %% ../nbs/04_train.ipynb #aa69b11b
 def step_rate(
     shape:GPTConfig, # The network
@@ -968,7 +986,6 @@ def step_rate(
 )->float: # Tokens per second, by the median of the steps
     "Speed of a whole training step (forward, backward, both optimizers) on random ids"
     machine = machine or this_machine()
-    torch.set_num_threads(machine.threads)
     model = GPT(shape).to(machine.device)
     grads,optimizers,times = gradients(model, machine, batch_size), make_optimizers(model, machine), []
     ids = torch.randint(shape.vocab_size, (batch_size, shape.context_length+1))
@@ -1001,6 +1018,7 @@ def _parser():
         description='Train a language model on token files, and save it as a run.',
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--resume', nargs='?', metavar='RUN', help='Go on with a run (default: the newest unfinished)')
+    p.add_argument('--reproduce', metavar='RUN', help='Train once more as a finished run was trained')
     p.add_argument('--preset', choices=list(PRESETS), help='Shape of the network; flags from --context_length on change it')
     comments = docments(TrainConfig) | docments(GPTConfig)
     for f in _fields():
@@ -1011,25 +1029,27 @@ def _parser():
         p.add_argument(f'--{f.name}', type=kind, metavar=kind.__name__.upper(), help=text)
     return p
 
-# %% ../nbs/04_train.ipynb #2deb6390
+# %% ../nbs/04_train.ipynb #f03af61d
 _EXAMPLES = """examples:
   python train.py                                three minutes on the newest token files
   python train.py --minutes 10 --preset small    a larger network for longer
   python train.py --data datasets/cervantes1024 --steps 500 --dropout 0.2
   python train.py --resume                       go on after Ctrl-C or a power cut
   python train.py --resume runs/cervantes1024-2  the same for a certain run
+  python train.py --reproduce runs/cervantes1024-2   the same model again, byte for byte
   torchrun --nproc_per_node=2 train.py           share each batch between two processes
 
 Ctrl-C saves at the next step. Runs are folders in runs/; none is ever overwritten."""
 
 # %% ../nbs/04_train.ipynb #99545a8f
 def _resume(given, progress):
-    "Go on with a run, which has its settings already"
-    path = given.pop('resume') or newest_run(finished=False).path
-    if given: raise ValueError(f"--resume goes on with the settings of {path}, so it comes without other flags, "
+    "Go on with a run, or repeat one, which has its settings already"
+    what = 'resume' if 'resume' in given else 'reproduce'
+    path = given.pop(what) or newest_run(finished=False).path
+    if given: raise ValueError(f"--{what} takes the settings of {path}, so it comes without other flags, "
                                f"here --{', --'.join(given)}")
-    _say(f'resuming {path}')
-    return resume(path, progress)
+    _say(f"{dict(resume='resuming', reproduce='repeating')[what]} {path}")
+    return dict(resume=resume, reproduce=reproduce)[what](path, progress)
 
 # %% ../nbs/04_train.ipynb #bb1394c0
 def _start(given, progress):
@@ -1073,10 +1093,11 @@ def _main(argv, defaults):
     given,progress = vars(_parser().parse_args(argv)), sys.stderr.isatty()
     if 'steps' in given: defaults.pop('minutes', None)   # one length is enough
     if 'minutes' in given: defaults.pop('steps', None)
-    run = _resume(given, progress) if 'resume' in given else _start(defaults | given, progress)
+    kept = {'resume', 'reproduce'} & set(given)
+    run = _resume(given, progress) if kept else _start(defaults | given, progress)
     r = Team().tell(lambda: run.result)
     _say(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
          f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"
          f'    python generate.py "En un lugar de la Mancha" --run {run.path}\n')
-    if Team().size > 1: dist.destroy_process_group()
+    if Team().size > 1: dist.barrier(); dist.destroy_process_group()
     return 0
