@@ -18,9 +18,10 @@ from torch import Tensor
 
 from .gpt import GPT, GPTConfig
 
-# %% ../nbs/03a_backprop.ipynb #fa292a8c
+# %% ../nbs/03a_backprop.ipynb #85766439
 _KEEP = __name__ != '__main__'    # in a notebook, where cells may change, nothing is kept
 _jit = njit(cache=_KEEP, nogil=True, error_model='numpy', fastmath={'reassoc','contract','arcp','nsz','afn'})
+_part = njit(inline='always', error_model='numpy')     # of a kernel: put in where it is called, never shared between kernels
 _f4,_u2,_u4 = np.float32,np.uint16,np.uint32
 
 # %% ../nbs/03a_backprop.ipynb #f2ff2b77
@@ -74,7 +75,7 @@ def _norm_back(dy, x, w, inv, dx, dw):
             dx[r,i] += c*(g*w[i] - x[r,i]*s)
 
 # %% ../nbs/03a_backprop.ipynb #6fa9525e
-@_jit
+@_part
 def _head(x, w, cos, sin, eps, y, z):
     "Norm a query or key, and turn it; `y` is room for the normed one"
     hd,half,s = len(x), len(x)//2, _f4(0)
@@ -102,7 +103,7 @@ def _heads(qkv, qw, kw, cos, sin, eps, q, k, v, inv):
             v[b,h,j] = row[(nh+nkv+g)*hd:(nh+nkv+g+1)*hd]
 
 # %% ../nbs/03a_backprop.ipynb #7ec29e9b
-@_jit
+@_part
 def _head_back(g, x, w, cos, sin, c, dx, dw):
     "From the gradient `g` of a turned query or key, which is used up, to that of the raw one"
     hd,half,s = len(x), len(x)//2, _f4(0)
@@ -115,7 +116,7 @@ def _head_back(g, x, w, cos, sin, c, dx, dw):
         dw[i] += g[i]*_wide(x[i])*c
         dx[i] = _narrow(c*(g[i]*w[i] - _wide(x[i])*s), dx[i])
 
-@_jit
+@_part
 def _sum_heads(dz, b, first, n, j, g):
     "g = the sum over `n` heads that share a key or a value"
     for i in range(len(g)): g[i] = _wide(dz[b,first,j,i])
@@ -144,7 +145,7 @@ def _heads_back(dq, dk, dv, qkv, inv, qw, kw, cos, sin, dqkv, dqw, dkw):
             for i in range(hd): dqkv[r,(nh+nkv+h)*hd+i] = _narrow(g[i], dqkv[r,0])
 
 # %% ../nbs/03a_backprop.ipynb #26620c7b
-@_jit
+@_part
 def _exp(x):
     "e**x for x up to 88, within a few units of the last digit"
     x = min(max(x, _f4(-87)), _f4(88)) * _f4(1.44269504)
@@ -154,7 +155,7 @@ def _exp(x):
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 # %% ../nbs/03a_backprop.ipynb #f918b064
-@_jit
+@_part
 def _exps(row, n, scale, e):
     "e[i] = exp(scale * (row[i] - largest)) for the first `n`; their sum, and the largest"
     top,total = _wide(row[0]), _f4(0)
@@ -220,7 +221,7 @@ def _gate_back(dact, gu):
             gu[r,f+i] = _narrow(d*g*s, gu[r,i])
 
 # %% ../nbs/03a_backprop.ipynb #539a4478
-@_jit
+@_part
 def _dropped(i, keys, cut):
     "Whether element `i` of a window falls away; `cut` is the share that does, times 2**32"
     x = _u4(_u4(i)*_u4(0x9e3779b9) + keys[0])
