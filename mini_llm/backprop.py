@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CORES', 'Backprop']
 
-# %% ../nbs/03a_backprop.ipynb #5224c86e
+# %% ../nbs/03a_backprop.ipynb #f3c7c863
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -16,12 +16,12 @@ from numba import njit, types
 from numba.extending import overload
 from torch import Tensor
 
-from .gpt import GPT, GPTConfig
+from .gpt import GPT
 
-# %% ../nbs/03a_backprop.ipynb #85766439
+# %% ../nbs/03a_backprop.ipynb #499e10eb
 _KEEP = __name__ != '__main__'    # in a notebook, where cells may change, nothing is kept
 _jit = njit(cache=_KEEP, nogil=True, error_model='numpy', fastmath={'reassoc','contract','arcp','nsz','afn'})
-_part = njit(inline='always', error_model='numpy')     # of a kernel: put in where it is called, never shared between kernels
+_inlined = njit(inline='always', error_model='numpy')    # for parts of kernels: put in where they are called
 _f4,_u2,_u4 = np.float32,np.uint16,np.uint32
 
 # %% ../nbs/03a_backprop.ipynb #f2ff2b77
@@ -75,7 +75,7 @@ def _norm_back(dy, x, w, inv, dx, dw):
             dx[r,i] += c*(g*w[i] - x[r,i]*s)
 
 # %% ../nbs/03a_backprop.ipynb #6fa9525e
-@_part
+@_inlined
 def _head(x, w, cos, sin, eps, y, z):
     "Norm a query or key, and turn it; `y` is room for the normed one"
     hd,half,s = len(x), len(x)//2, _f4(0)
@@ -103,7 +103,7 @@ def _heads(qkv, qw, kw, cos, sin, eps, q, k, v, inv):
             v[b,h,j] = row[(nh+nkv+g)*hd:(nh+nkv+g+1)*hd]
 
 # %% ../nbs/03a_backprop.ipynb #7ec29e9b
-@_part
+@_inlined
 def _head_back(g, x, w, cos, sin, c, dx, dw):
     "From the gradient `g` of a turned query or key, which is used up, to that of the raw one"
     hd,half,s = len(x), len(x)//2, _f4(0)
@@ -116,7 +116,7 @@ def _head_back(g, x, w, cos, sin, c, dx, dw):
         dw[i] += g[i]*_wide(x[i])*c
         dx[i] = _narrow(c*(g[i]*w[i] - _wide(x[i])*s), dx[i])
 
-@_part
+@_inlined
 def _sum_heads(dz, b, first, n, j, g):
     "g = the sum over `n` heads that share a key or a value"
     for i in range(len(g)): g[i] = _wide(dz[b,first,j,i])
@@ -145,7 +145,7 @@ def _heads_back(dq, dk, dv, qkv, inv, qw, kw, cos, sin, dqkv, dqw, dkw):
             for i in range(hd): dqkv[r,(nh+nkv+h)*hd+i] = _narrow(g[i], dqkv[r,0])
 
 # %% ../nbs/03a_backprop.ipynb #26620c7b
-@_part
+@_inlined
 def _exp(x):
     "e**x for x up to 88, within a few units of the last digit"
     x = min(max(x, _f4(-87)), _f4(88)) * _f4(1.44269504)
@@ -155,7 +155,7 @@ def _exp(x):
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
 
 # %% ../nbs/03a_backprop.ipynb #f918b064
-@_part
+@_inlined
 def _exps(row, n, scale, e):
     "e[i] = exp(scale * (row[i] - largest)) for the first `n`; their sum, and the largest"
     top,total = _wide(row[0]), _f4(0)
@@ -221,7 +221,7 @@ def _gate_back(dact, gu):
             gu[r,f+i] = _narrow(d*g*s, gu[r,i])
 
 # %% ../nbs/03a_backprop.ipynb #539a4478
-@_part
+@_inlined
 def _dropped(i, keys, cut):
     "Whether element `i` of a window falls away; `cut` is the share that does, times 2**32"
     x = _u4(_u4(i)*_u4(0x9e3779b9) + keys[0])
@@ -459,7 +459,7 @@ CORES = torch.get_num_threads()     # what torch thinks this machine has
 
 # %% ../nbs/03a_backprop.ipynb #f0395ac3
 class Backprop:
-    "Loss and gradients of a model on a CPU, as autograd would compute them"
+    "Loss and gradients of a model on a CPU, as autograd would compute them; leaves torch with one thread of its own"
     def __init__(self,
         model:GPT, # Any model in float32; its weights may change between calls
         batch_size:int, # Most windows in a call
@@ -497,8 +497,10 @@ def _pad(self:Backprop, ids, value):
 @patch
 def _run(self:Backprop, ids, targets, key, share, first=0):
     "Mean loss over all targets; with a `share`, gradients are left with the workers"
-    lo,hi = ids.aminmax()
-    if lo < 0 or hi >= self.model.cfg.vocab_size: raise ValueError(f"ids from {lo} to {hi} do not fit vocab_size={self.model.cfg.vocab_size}")
+    for name,o,least in (('ids', ids, 0), ('targets', targets, -1)):     # kernels do not look where they read and write
+        lo,hi = o.aminmax()
+        if lo < least or hi >= self.model.cfg.vocab_size: raise ValueError(
+            f"{name} from {lo} to {hi} do not fit vocab_size={self.model.cfg.vocab_size}; were they made with another tokenizer?")
     self._refresh()
     count,ids,targets = (targets >= 0).sum().item(), self._pad(ids, 0), self._pad(targets, -1)
     drop = _drop(self.model.cfg.dropout if share else 0.)
