@@ -34,3 +34,14 @@ def browser():
     assert path, 'CI opens every page in a browser: install chromium'
     from playwright.sync_api import sync_playwright
     with sync_playwright() as p: yield p.chromium.launch(executable_path=path, args=list(CALM))
+
+
+@pytest.fixture(scope='module')
+def tokens(root, tmp_path_factory):
+    "Token files of a small corpus, in a folder where train.py finds them"
+    from mini_llm.bpe import END_OF_TEXT, Tokenizer
+    from mini_llm.dataset import encode_corpus
+    folder = tmp_path_factory.mktemp('tokens')
+    text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:30_000]
+    Tokenizer.train(text, 300, special_tokens=[END_OF_TEXT]).save(folder/'small300.model')
+    return encode_corpus(folder/'small300.model', [text], folder/'datasets'/'small300')

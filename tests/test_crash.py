@@ -16,7 +16,6 @@ import pytest
 fcntl, pty, termios = map(pytest.importorskip, ('fcntl', 'pty', 'termios'))    # the worst moments are those of Unix
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
-from mini_llm.dataset import encode_corpus
 from mini_llm.files import sha256
 from mini_llm.run import Run
 from mini_llm.train import load_state
@@ -49,15 +48,6 @@ if how == 'step': at(train.Muon, 'step', after)                  # one optimizer
 raise SystemExit(train.main(args))
 """
 CALLS = dict(backward=40, write=8, sync=25, replace=20, step=20)    # there are at least so many in a run
-
-
-@pytest.fixture(scope='module')
-def tokens(root, tmp_path_factory):
-    "Token files of a small corpus"
-    folder = tmp_path_factory.mktemp('tokens')
-    text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:30_000]
-    Tokenizer.train(text, 300, special_tokens=[END_OF_TEXT]).save(folder/'small300.model')
-    return encode_corpus(folder/'small300.model', [text], folder/'small300')
 
 
 @pytest.fixture

@@ -7,8 +7,6 @@ import time
 
 import pytest
 
-from mini_llm.bpe import END_OF_TEXT, Tokenizer
-from mini_llm.dataset import encode_corpus
 from mini_llm.run import Run
 from mini_llm.train import load_state
 
@@ -16,15 +14,6 @@ pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='signals and tor
 SMALL = '--n_layer 2 --n_head 2 --n_embd 32 --context_length 32 --batch_size 5 --accumulate 2 --threads 2'.split() + \
         '--dtype float32 --dropout 0.2 --eval_every 10'.split()
 ALONE, PAIR = [sys.executable], [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
-
-
-@pytest.fixture(scope='module')
-def tokens(root, tmp_path_factory):
-    "Token files of a small corpus"
-    folder = tmp_path_factory.mktemp('tokens')
-    text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:30_000]
-    Tokenizer.train(text, 300, special_tokens=[END_OF_TEXT]).save(folder/'small300.model')
-    return encode_corpus(folder/'small300.model', [text], folder/'small300')
 
 
 @pytest.fixture

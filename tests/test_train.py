@@ -11,7 +11,6 @@ import time
 import pytest
 
 from mini_llm import files
-from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.dataset import encode_corpus
 from mini_llm.files import sha256
 from mini_llm.run import Run
@@ -19,16 +18,6 @@ from mini_llm.train import Trainer, load_state
 
 SMALL = '--steps 60 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --batch_size 4 --accumulate 2'.split() + \
         '--threads 1 --dtype float32 --dropout 0.2'.split()
-
-
-@pytest.fixture(scope='module')
-def tokens(root, tmp_path_factory):
-    "A folder in which train.py finds token files of a small corpus"
-    folder = tmp_path_factory.mktemp('tokens')
-    text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:30_000]
-    Tokenizer.train(text, 300, special_tokens=[END_OF_TEXT]).save(folder/'small300.model')
-    encode_corpus(folder/'small300.model', [text], folder/'datasets'/'small300')
-    return folder/'datasets'/'small300'
 
 
 @pytest.fixture
