@@ -5,11 +5,11 @@ except KeyboardInterrupt: raise SystemExit(130)     # Ctrl-C before anything has
 # Edit these, or give any of them as a flag: python train.py --minutes 10 --preset small
 hyper_parameters = dict(
     minutes=3,                  # or steps=1000
-    preset='mini',              # shape of the network: nano, mini, small, base
-    batch_size=16,              # windows in a batch
+    preset='auto',              # shape of the network: nano, mini, small, base; or auto, what the minutes ask for
+    batch_size=None,            # windows in a batch; None: 16, or what the minutes ask for
     learning_rate=0.014,        # for the matrices (Muon)
     adam_learning_rate=0.003,   # for the embedding and the norms (AdamW)
-    weight_decay=0.5,           # for the matrices
+    weight_decay=None,          # for the matrices; None: by how often the text will be read
     seed=0,
 )
 

@@ -82,7 +82,7 @@ class Variant:
     model: Callable = GPT
     vocab_size: int = 1024
     optimizer: str = 'muon'
-    learning_rate: float = 0.02   # of the matrices
+    learning_rate: float = 0.014   # of the matrices
     weight_decay: float = 0.5     # of the matrices, as a share of the learning rate
     tuned: tuple = ('learning_rate',)
 
@@ -102,7 +102,7 @@ def optimizers(model, variant, machine):
     inside = [p for p in model.layers.parameters() if p.ndim == 2]
     rest = [p for p in model.parameters() if all(p is not q for q in inside)]
     how, adamw = dict(lr=variant.learning_rate, weight_decay=variant.weight_decay), dict(betas=(0.9, 0.95), fused=True)
-    res = dict(matrices=Muon(inside, dtype=getattr(torch, machine.dtype), **how) if variant.optimizer == 'muon' else
+    res = dict(matrices=Muon(inside, dtype=getattr(torch, machine.dtype), threads=machine.threads, **how) if variant.optimizer == 'muon' else
                         torch.optim.AdamW(inside, **how, **adamw),
                rest=torch.optim.AdamW(rest, 0.003, weight_decay=0, **adamw))
     for o in res.values():

@@ -1,6 +1,6 @@
 """Training beside transformers' GPT-2: `python benchmarks/training.py [--corpus FILE] [--part speed|quality]`. *Speed* is of whole steps, each model with its own
 optimizer, ours in the number format that is faster on this CPU, theirs in float32. *Quality* trains both on the corpus, the last tenth held out: theirs for 600 seconds, ours
-for less and for as long; about 40 minutes. Bits per byte at the last step; bar and aim are the project's goals on 3.2 MB of Cervantes and 2 cores"""
+for less and for as long; about half an hour. Bits per byte at the last step; bar and aim are the project's goals on 3.2 MB of Cervantes and 2 cores"""
 import argparse
 import math
 import statistics
@@ -21,7 +21,7 @@ from mini_llm.corpus import read_text
 from mini_llm.dataset import encode_corpus, load_tokens
 from mini_llm.gpt import GPT, GPTConfig
 from mini_llm.run import bits_per_byte
-from mini_llm.train import TrainConfig, get_batch, gradients, make_optimizers, step_rate, this_machine, train
+from mini_llm.train import Autograd, TrainConfig, get_batch, gradients, make_optimizers, step_rate, this_machine, train
 
 ROOT = Path(__file__).resolve().parents[1]
 MINI = dict(n_layer=4, n_head=4, n_embd=256, context_length=128, vocab_size=1024)
@@ -96,6 +96,19 @@ def shares(shape):
     return (work*x.numel()/passes) / (2*a.numel()*b.shape[1]/products), steps / (passes + steps)
 
 
+def against_autograd(shape):
+    "Tokens per second of forward and backward in the faster number format: by the package's kernels and by autograd"
+    machine, (x, y), model = this_machine(), random_batch(shape), GPT(GPTConfig(**shape))
+    ours, theirs = gradients(model, machine, BATCH), Autograd(model, machine, BATCH)
+
+    def passes(way, threads):
+        torch.set_num_threads(threads)
+        model.zero_grad()
+        way.backward(x, y)
+    times = [(seconds(lambda: passes(ours, 1)), seconds(lambda: passes(theirs, CORES))) for _ in range(3)]
+    return [x.numel() / statistics.median(o) for o in zip(*times)]
+
+
 def memory(who):
     "Largest RSS of some steps, above the one after imports, in bytes"
     x, y = random_batch(SMALL)
@@ -120,6 +133,8 @@ def speed():
         goals = dict(bar=3, aim=4.2) if shape is SMALL else {}
         ours, theirs = (statistics.median(o) for o in zip(*pairs))
         yield row(f'steps, {name}', 'tokens/s', ours, 'transformers in float32', theirs, **goals)
+    kernels, autograd = against_autograd(SMALL)
+    yield row('forward and backward, the latter shape', 'tokens/s', kernels, 'autograd', autograd)
     share, optimizers = shares(SMALL)
     yield row('share of the rate of products in forward and backward', '%', 100*share, bar=50, aim=70)
     yield row("the optimizers' share of a step", '%', 100*optimizers, bar=20, aim=8)
@@ -172,7 +187,7 @@ def ours(data, folder, limit, seed):
     return run, evals
 
 
-def time_to(target, data, folder, limits=(40, 50, 60, 75, 100, 150, 200)):
+def time_to(target, data, folder, limits=(20, 25, 30, 35, 40, 50, 75, 100, 150)):
     "Median over three seeds of the seconds to bits per byte, by the shortest of these plans that all of them reach it with"
     for limit in limits:
         reached = []

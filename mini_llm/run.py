@@ -135,13 +135,15 @@ def plot_loss(self:Run,
 
 # %% ../nbs/01b_run.ipynb #cb43935f
 class TimeLapse:
-    "The samples of a run, from the first evaluation to the last"
+    "The samples of a run, from the first step to the last"
     def __init__(self,
-        rows:list[dict], # Entries of `metrics.jsonl` with `step`, `val_bits` and `sample`
+        rows:list[dict], # Entries of `metrics.jsonl` with `step`, `sample` and, after an evaluation, `val_bits`
     ): self.rows = rows
 
     def __repr__(self):
-        return '\n'.join(f"{m['step']:>6,}  {m['val_bits']:.2f}  {' '.join(m['sample'].split())}" for m in self.rows)
+        return '\n'.join(f"{m['step']:>6,}  {_bits(m):4}  {' '.join(m['sample'].split())}" for m in self.rows)
+
+def _bits(m): return f"{m['val_bits']:.2f}" if 'val_bits' in m else ''
 
 # %% ../nbs/01b_run.ipynb #be41b068
 @patch
@@ -149,14 +151,14 @@ def _repr_html_(self:TimeLapse):
     "A table with a line for each sample"
     head = ''.join(f'<th style="text-align:left">{o}</th>' for o in ('step', 'bits per byte', 'sample'))
     cell = '<td style="text-align:left;vertical-align:top;white-space:pre-wrap">'
-    rows = ([f"{m['step']:,}", f"{m['val_bits']:.2f}", escape(m['sample'])] for m in self.rows)
+    rows = ([f"{m['step']:,}", _bits(m), escape(m['sample'])] for m in self.rows)
     body = ''.join('<tr>' + ''.join(f'{cell}{o}</td>' for o in row) + '</tr>' for row in rows)
     return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
 # %% ../nbs/01b_run.ipynb #0848084a
 @patch
 def time_lapse(self:Run)->TimeLapse: # Shows itself as a table in Jupyter and as lines of text elsewhere
-    "What the run wrote at each evaluation: the same prompt, the same seed, another model"
+    "What the run wrote after its first step and at each evaluation: the same prompt, the same seed, another model"
     return TimeLapse([m for m in self.metrics if 'sample' in m])
 
 # %% ../nbs/01b_run.ipynb #ea16bd1a

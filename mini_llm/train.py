@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['get_batch', 'Machine', 'this_machine', 'Autograd', 'gradients', 'evaluate', 'orthogonalise', 'Muon', 'all_groups',
-           'make_optimizers', 'lr_scale', 'PeerLost', 'Team', 'Diverged', 'train_step', 'sample', 'save_state',
-           'load_state', 'pack', 'unpack', 'TrainConfig', 'default_shape', 'Trainer', 'memory_needed', 'new_run',
-           'first_bad', 'Stopped', 'train', 'resume', 'reproduce', 'step_rate', 'newest_tokens', 'main']
+           'make_optimizers', 'lr_scale', 'PeerLost', 'Team', 'Diverged', 'train_step', 'step_rate', 'sample',
+           'save_state', 'load_state', 'pack', 'unpack', 'TrainConfig', 'default_shape', 'Trainer', 'memory_needed',
+           'new_run', 'first_bad', 'Stopped', 'train', 'resume', 'reproduce', 'newest_tokens', 'main']
 
-# %% ../nbs/04_train.ipynb #e0e4f1db
+# %% ../nbs/04_train.ipynb #4003169d
 import argparse, copy, dataclasses, hashlib, itertools, json, math, os, shutil, signal, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache, partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -31,6 +32,7 @@ from .backprop import Backprop, CORES
 from .dataset import load_tokens
 from .files import sha256, write_atomic
 from .gpt import GPT, GPTConfig, PRESETS
+from .plan import choose, wise_decay
 from .run import Run, all_runs, bits_per_byte, new_folder, newest_run
 
 # %% ../nbs/04_train.ipynb #fa62280f
@@ -193,35 +195,54 @@ class Muon(torch.optim.Optimizer):
         params, # Matrices only
         lr:float=0.014, # Size of a step: about the most that a singular value moves
         momentum:float=0.9, # Share of the past in the averaged gradient
-        weight_decay:float=0.1, # Each step shrinks the weights by `lr*weight_decay`
+        weight_decay:float=0.1, # Each move shrinks the weights by `lr*weight_decay`
+        every:int=4, # A matrix moves at every so many steps, and further by the root of that
         dtype:torch.dtype=torch.float32, # Number format of the iteration
+        threads:int=1, # Cores to use
     ):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-        self.dtype = dtype
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, every=every))
+        self.dtype,self.threads,self.pool = dtype, threads, ThreadPoolExecutor(threads)
 
 # %% ../nbs/04_train.ipynb #ea4b3f08
 @patch
 @torch.no_grad()
 def step(self:Muon):
-    "Move every matrix by one orthogonalised step"
+    "Average all gradients, and move the matrices whose turn it is"
     for group in self.param_groups:
-        moving = [p for p in group['params'] if p.grad is not None]
-        for _,same in itertools.groupby(sorted(moving, key=lambda p: p.shape), key=lambda p: p.shape):
-            self._step_stack(list(same), **{k:group[k] for k in ('lr', 'momentum', 'weight_decay')})
+        params = [p for p in group['params'] if p.grad is not None]
+        for p in params:
+            if not self.state[p]: self.state[p].update(step=torch.tensor(0), momentum_buffer=torch.zeros_like(p))
+        self._share(self._average, params, group)
+        for _,same in itertools.groupby(sorted(params, key=lambda p: p.shape), key=lambda p: p.shape):
+            due = [p for i,p in enumerate(same) if (i + self.state[p]['step']) % group['every'] == 0]
+            self._share(self._move, due, group)
 
-# %% ../nbs/04_train.ipynb #c38683f5
+# %% ../nbs/04_train.ipynb #f3dc9d83
 @patch
-def _step_stack(self:Muon, params, lr, momentum, weight_decay):
-    "Step for matrices of one shape"
-    ahead = []
+def _share(self:Muon, work, params, group):
+    "Give each core its part of the matrices"
+    parts = [params[i::self.threads] for i in range(self.threads)]
+    for job in [self.pool.submit(work, part, group) for part in parts if part]: job.result()
+
+# %% ../nbs/04_train.ipynb #a896d678
+@patch
+@torch.no_grad()
+def _average(self:Muon, params, group):
+    "Take the new gradients into the averages"
     for p in params:
-        avg = self.state[p].setdefault('momentum_buffer', torch.zeros_like(p))
-        avg.lerp_(p.grad, 1-momentum)
-        ahead.append(p.grad.lerp(avg, momentum))
+        self.state[p]['momentum_buffer'].lerp_(p.grad, 1-group['momentum'])
+        self.state[p]['step'] += 1
+
+# %% ../nbs/04_train.ipynb #8358e146
+@patch
+@torch.no_grad()
+def _move(self:Muon, params, group):
+    "Move matrices of one shape"
+    ahead = [p.grad.lerp(self.state[p]['momentum_buffer'], group['momentum']).to(self.dtype) for p in params]
     rows,cols = params[0].shape
-    size = lr * max(1, rows/cols)**0.5
+    lr = group['lr'] * group['every']**0.5
     for p,u in zip(params, orthogonalise(torch.stack(ahead), dtype=self.dtype)):
-        p.mul_(1 - lr*weight_decay).add_(u, alpha=-size)
+        p.mul_(1 - lr*group['weight_decay']).add_(u, alpha=-lr * max(1, rows/cols)**0.5)
 
 # %% ../nbs/04_train.ipynb #23ca7fe5
 def all_groups(
@@ -241,7 +262,8 @@ def make_optimizers(
     "Muon for the matrices of the blocks, AdamW for the rest"
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
     rest = [p for n,p in model.named_parameters() if p.ndim < 2 or n == 'embed_tokens.weight']
-    res = dict(muon=Muon(matrices, learning_rate, weight_decay=weight_decay, dtype=getattr(torch, machine.dtype)),
+    res = dict(muon=Muon(matrices, learning_rate, weight_decay=weight_decay, dtype=getattr(torch, machine.dtype),
+                         threads=machine.threads if machine.device == 'cpu' else 1),
                adamw=torch.optim.AdamW(rest, adam_learning_rate, betas=(0.9,0.95), weight_decay=0, fused=True))
     for group in all_groups(res): group['base_lr'] = group['lr']
     return res
@@ -272,9 +294,11 @@ def _together():
 # %% ../nbs/04_train.ipynb #5a234e50
 class Team:
     "The processes that train one model; a single one, unless started by torchrun"
-    def __init__(self):
-        names = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, LOCAL_WORLD_SIZE=1)
-        self.rank,self.size,device,self.here = (int(os.environ.get(k, v)) for k,v in names.items())
+    def __init__(self,
+        alone:bool=False, # This process only, whoever else there is
+    ):
+        names,told = dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, LOCAL_WORLD_SIZE=1), {} if alone else os.environ
+        self.rank,self.size,device,self.here = (int(told.get(k, v)) for k,v in names.items())
         if self.size == 1 or dist.is_initialized(): return
         if torch.cuda.is_available(): torch.cuda.set_device(device)
         with _together(): dist.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')
@@ -334,7 +358,7 @@ def train_step(
     team:Team|None=None, # The processes that share the work (default: only this one)
 )->dict: # `loss` in nats per token, and `grad_norm` before clipping
     "Learn from one batch; `Diverged` before any weight is changed if a number is not finite"
-    model,team,loss = grads.model, team or Team(), 0.
+    model,team,loss = grads.model, team or Team(alone=True), 0.
     for i,(x,y) in enumerate(batches):
         mine = team.part(len(x))
         share = len(x[mine]) / len(x) / len(batches)
@@ -348,6 +372,24 @@ def train_step(
     for o in optimizers.values(): o.step()
     model.zero_grad()
     return dict(loss=loss, grad_norm=norm)
+
+# %% ../nbs/04_train.ipynb #aa69b11b
+def step_rate(
+    shape:GPTConfig, # The network
+    batch_size:int=16, # Windows in a batch
+    seconds:float=5., # Roughly how long to measure
+    machine:Machine|None=None, # Where (default: `this_machine`)
+)->float: # Tokens per second, by the median of the steps
+    "Speed of a whole training step (forward, backward, both optimizers) on random ids"
+    machine = machine or this_machine()
+    model = GPT(shape).to(machine.device)
+    grads,optimizers,times = gradients(model, machine, batch_size), make_optimizers(model, machine), []
+    ids = torch.randint(shape.vocab_size, (batch_size, shape.context_length+1))
+    while len(times) < 5 or sum(times) < seconds:
+        start = time.perf_counter()
+        train_step(grads, optimizers, [(ids[:,:-1], ids[:,1:])])
+        times.append(time.perf_counter() - start)
+    return batch_size * shape.context_length / sorted(times[2:])[(len(times)-2)//2]
 
 # %% ../nbs/04_train.ipynb #bd67b4cd
 @torch.no_grad()
@@ -436,11 +478,11 @@ class TrainConfig:
     data:str # Folder of token files, made by dataset.py (train.py takes the newest in datasets/)
     minutes:float|None = None # Length of the run in minutes (default: 3, unless steps are given)
     steps:int|None = None # Length of the run in steps
-    batch_size:int = 16 # Windows in a batch
+    batch_size:int|None = None # Windows in a batch (default: 16, or what the minutes ask for)
     accumulate:int = 1 # Batches a step learns from; their gradients are averaged
     learning_rate:float = 0.014 # For the matrices (Muon)
     adam_learning_rate:float = 0.003 # For the embedding and the norms (AdamW)
-    weight_decay:float = 0.5 # For the matrices; times the learning rate, the share that each step takes away
+    weight_decay:float|None = None # For the matrices; times the learning rate, the share that each move takes away (default: by how often the text is read)
     warmup:int = 20 # Steps in which the learning rate rises
     cooldown:float = 0.4 # Share of the run in which it falls to zero
     clip:float = 1.0 # Longest gradient
@@ -517,7 +559,9 @@ class Trainer:
         with _seeded(self.cfg.seed): self.model = GPT(shape).to(self.machine.device)
         self.grads,self.optimizers = self._gradients(self.model), self._optimizers(self.model)
         self.fixed = 'plans' in settings    # a run that repeats another knows them beforehand
-        self.step,self.seconds,self.plans,self.last,self.best,self.metrics_bytes = 0, 0., settings.get('plans', []), None, None, 0
+        planned = settings.get('plan', dict(rate=None, seconds=0.))     # choosing took some of the time
+        self.rate,self.seconds = planned['rate'], planned['seconds']
+        self.step,self.plans,self.last,self.best,self.metrics_bytes = 0, settings.get('plans', []), None, None, 0
         self.clock = time.monotonic()
 
     def __repr__(self): return f"Trainer({str(self.run.path)!r}, step {self.step})"
@@ -588,29 +632,53 @@ def _check_room(cfg, shape, machine):
         f"checkpoints need up to {need/2**20:,.0f} MB, and the disk of {cfg.runs} has {free/2**20:,.0f} left; "
         "free some space, choose another folder for runs or a smaller preset")
 
-# %% ../nbs/04_train.ipynb #4279135c
-def new_run(
-    cfg:TrainConfig, # What to do
-    shape:GPTConfig|None=None, # The network (default: `default_shape`)
-    plans:list|None=None, # Of the run that this one repeats
-)->Run: # Its folder, with nothing trained yet
-    "Check the settings against the data, and make the folder of a run"
-    data = load_tokens(cfg.data)
-    shape = shape or default_shape(data.meta['n_vocab'], len(data.train))
+# %% ../nbs/04_train.ipynb #047da5ee
+def _check_data(cfg, shape, data):
+    "Refuse a network or a batch that does not go with the token files"
     if shape.vocab_size != data.meta['n_vocab']:
         raise ValueError(f"vocab_size={shape.vocab_size}, but {cfg.data} has {data.meta['n_vocab']} different ids")
     get_batch(data.train, 0, 1, shape.context_length)   # is the text long enough?
-    if (n := len(data.train)//shape.context_length - 1) < cfg.batch_size: raise ValueError(
+    if (n := len(data.train)//shape.context_length - 1) < (cfg.batch_size or 1): raise ValueError(
         f"batch_size={cfg.batch_size}, but {len(data.train):,} training tokens are only {n} windows of "
         f"{shape.context_length}; use more text, a smaller batch or a shorter context")
-    if cfg.tensorboard: _summary_writer()               # is it installed?
+
+# %% ../nbs/04_train.ipynb #6bbf2c16
+def _decide(cfg, shape, data, machine):
+    "Settings without a gap, the network, and the plan, if there are minutes to be planned"
+    if cfg.minutes:
+        plan = choose(data, cfg.minutes, partial(step_rate, seconds=0, machine=machine), cfg.batch_size, shape)
+        decay,every = plan.weight_decay, max(1, plan.steps // cfg.accumulate // plan.evaluations)
+        size,shape = plan.batch_size, plan.shape
+    else:
+        plan,every,size = None, None, cfg.batch_size or 16
+        shape = shape or default_shape(data.meta['n_vocab'], len(data.train))
+        decay = wise_decay(cfg.steps * cfg.accumulate * size * shape.context_length / len(data.train))
+    chosen = dict(batch_size=size, weight_decay=decay, eval_every=every)
+    return dataclasses.replace(cfg, **{k:v for k,v in chosen.items() if getattr(cfg, k) is None}), shape, plan
+
+# %% ../nbs/04_train.ipynb #4279135c
+def new_run(
+    cfg:TrainConfig, # What to do
+    shape:GPTConfig|None=None, # The network (default: what the minutes ask for, or `default_shape`)
+    plans:list|None=None, # Of the run that this one repeats
+)->Run: # Its folder, with nothing trained yet
+    "Check the settings against the data, decide what they leave open, and make the folder of a run"
+    began,data,plan = time.monotonic(), load_tokens(cfg.data), None
     machine = this_machine(cfg.threads or Team().threads, cfg.dtype)
+    if cfg.tensorboard: _summary_writer()               # is it installed?
+    if shape:
+        _check_data(cfg, shape, data)
+        _check_room(cfg, shape, machine)
+    if not plans: cfg,shape,plan = _decide(cfg, shape, data, machine)
+    _check_data(cfg, shape, data)
     _check_room(cfg, shape, machine)
     path = new_folder(cfg.runs, data.path.name)
     write_atomic(path/'tokenizer.model', (data.path/'tokenizer.model').read_bytes())
     write_atomic(path/'config.json', json.dumps(shape.to_qwen3(), indent=1))
     settings = dict(started=datetime.now(timezone.utc).isoformat(), train=asdict(cfg), machine=asdict(machine),
-                    data=data.meta, torch=torch.__version__, **(dict(plans=plans) if plans else {}))
+                    data=data.meta, torch=torch.__version__)
+    if plans: settings['plans'] = plans
+    if plan: settings['plan'] = dict(said=str(plan), rate=plan.rate, bits=plan.bits, seconds=time.monotonic()-began)
     write_atomic(path/'train.json', json.dumps(settings, indent=1, ensure_ascii=False))
     return Run(path)
 
@@ -690,17 +758,11 @@ def elapsed(self:Trainer)->float: # Seconds
     "Time spent on this run, in this process and in earlier ones"
     return self.seconds + time.monotonic() - self.clock
 
-# %% ../nbs/04_train.ipynb #912ab1d6
-@patch
-def _seconds_per_step(self:Trainer):
-    "Time a few steps on a copy"
-    model,times = copy.deepcopy(self.model), []
-    grads,optimizers = self._gradients(model), self._optimizers(model)
-    for i in range(6):
-        start = time.monotonic()
-        train_step(grads, optimizers, self.batches(i), team=self.team)
-        times.append(time.monotonic() - start)
-    return sorted(times[1:])[2]
+# %% ../nbs/04_train.ipynb #ce21034e
+@patch(as_prop=True)
+def _tokens_per_step(self:Trainer):
+    "Of all processes together"
+    return self.cfg.accumulate * self.cfg.batch_size * self.model.cfg.context_length
 
 # %% ../nbs/04_train.ipynb #14e71079
 @patch
@@ -711,7 +773,7 @@ def plan(self:Trainer,
     if self.fixed: return
     n = self.cfg.steps
     if n is None:
-        pace = pace or self._seconds_per_step()
+        pace = pace or 1.04 * self._tokens_per_step / self.rate     # and some time to evaluate
         n = self.team.tell(lambda: self.step + int((self.cfg.minutes*60 - self.elapsed) / pace))
         n = max(n, self.step+1)   # at least one more, since the last step is the one that is evaluated
     if not self.plans or n != self.n_steps: self.plans.append([self.step, n])
@@ -734,6 +796,16 @@ def _tired(self:Trainer):
     "Whether patience has run out"
     return self.cfg.patience is not None and self.step - self.best['step'] >= self.cfg.patience*self.eval_every
 
+# %% ../nbs/04_train.ipynb #5f20e42e
+@patch
+def few_words(self:Trainer)->str: # Beginning and continuation
+    "What the model writes now"
+    length = self.model.cfg.context_length
+    text = self.tokenizer.decode(self.data.val[:100])
+    begin = text[text.find(' '):][:20]      # what stands before the first space may be the rest of a word
+    prompt = self.tokenizer.encode(begin).tolist()[:max(1, min(8, length//2))]
+    return self.tokenizer.decode(prompt + sample(self.model, prompt, min(40, length-len(prompt)), self.cfg.seed))
+
 # %% ../nbs/04_train.ipynb #3aa38201
 @patch
 def validate(self:Trainer)->dict: # `val_bits` and `sample`
@@ -748,9 +820,7 @@ def validate(self:Trainer)->dict: # `val_bits` and `sample`
         self.best = self.last
         if self.team.rank == 0: self.model.save(self.run.path/'best')
     if self._tired: self.plans.append([self.step, self.step])
-    prompt = self.data.val[:min(8, max(1, length//2))].tolist()
-    new = sample(self.model, prompt, min(40, length-len(prompt)), self.cfg.seed)
-    return dict(val_bits=bits, sample=self.tokenizer.decode(prompt + new))
+    return dict(val_bits=bits, sample=self.few_words())
 
 # %% ../nbs/04_train.ipynb #cb4bf363
 _PROGRESS = ('step', 'plans', 'last', 'best', 'metrics_bytes')
@@ -838,6 +908,7 @@ def fit(self:Trainer,
         while self.step < self.n_steps:
             row = self.train_one()
             if self.evaluate_due: row |= self.validate()
+            elif self.step == 1: row['sample'] = self.few_words()
             if log: self._record(row, log, bar); board(row)
             now = time.monotonic()
             stop,save = self.team.tell(lambda: (received[:1], now - saved > self.cfg.checkpoint_seconds))
@@ -852,7 +923,7 @@ def fit(self:Trainer,
 @patch
 def _finish(self:Trainer):
     "Write down how the run ended"
-    tokens = self.step * self.cfg.accumulate * self.cfg.batch_size * self.model.cfg.context_length
+    tokens = self.step * self._tokens_per_step
     if self.team.rank: return self.run
     res = dict(steps=self.step, seconds=round(self.elapsed, 1), tokens=tokens, plans=self.plans,
                parameters=sum(p.numel() for p in self.model.parameters()), **self.last, best=self.best)
@@ -922,7 +993,7 @@ def _bits_so_far(self:Trainer, loss):
 def _speed(self:Trainer, bar):
     "Tokens per second, by the pace that the bar has seen lately"
     rate = bar.format_dict['rate'] or 0
-    return bar.format_sizeof(rate * self.cfg.accumulate * self.cfg.batch_size * self.model.cfg.context_length)
+    return bar.format_sizeof(rate * self._tokens_per_step)
 
 # %% ../nbs/04_train.ipynb #3ad3ef25
 @contextmanager
@@ -936,15 +1007,21 @@ def _held(run, team):
             raise OSError(e.errno, f"{e.strerror}; what was saved before stands, and "
                           f"`python train.py --resume {run.path}` goes on from it", e.filename) from e
 
+# %% ../nbs/04_train.ipynb #0e6a8fca
+def _clock(minutes):
+    "The time of day in so many minutes"
+    return f'{datetime.now() + timedelta(minutes=minutes):%H:%M}'
+
 # %% ../nbs/04_train.ipynb #71146909
 def train(
     cfg:TrainConfig, # What to do
-    shape:GPTConfig|None=None, # The network (default: `default_shape`)
+    shape:GPTConfig|None=None, # The network (default: what the minutes ask for, or `default_shape`)
     progress:bool=True, # Show a bar with the time left
 )->Run: # The finished run
     "Start a new run and train it to its end"
     team = Team()
     run = Run(team.tell(lambda: new_run(cfg, shape).path))
+    if plan := run.settings.get('plan'): _say(f"{cfg.minutes:g} minutes, until {_clock(cfg.minutes)}: {plan['said']}")
     with _held(run, team): return Trainer(run).fit(progress)
 
 # %% ../nbs/04_train.ipynb #9bd29342
@@ -977,24 +1054,6 @@ def reproduce(
     again = Run(team.tell(lambda: new_run(cfg, shape, run.result['plans']).path))
     with _held(again, team): return Trainer(again).fit(progress)
 
-# %% ../nbs/04_train.ipynb #aa69b11b
-def step_rate(
-    shape:GPTConfig, # The network
-    batch_size:int=16, # Windows in a batch
-    seconds:float=5., # Roughly how long to measure
-    machine:Machine|None=None, # Where (default: `this_machine`)
-)->float: # Tokens per second, by the median of the steps
-    "Speed of a whole training step (forward, backward, both optimizers) on random ids"
-    machine = machine or this_machine()
-    model = GPT(shape).to(machine.device)
-    grads,optimizers,times = gradients(model, machine, batch_size), make_optimizers(model, machine), []
-    ids = torch.randint(shape.vocab_size, (batch_size, shape.context_length+1))
-    while len(times) < 5 or sum(times) < seconds:
-        start = time.perf_counter()
-        train_step(grads, optimizers, [(ids[:,:-1], ids[:,1:])])
-        times.append(time.perf_counter() - start)
-    return batch_size * shape.context_length / sorted(times[2:])[(len(times)-2)//2]
-
 # %% ../nbs/04_train.ipynb #dec95dba
 def newest_tokens(
     folder:str|Path='datasets', # Where token files are kept
@@ -1019,7 +1078,8 @@ def _parser():
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--resume', nargs='?', metavar='RUN', help='Go on with a run (default: the newest unfinished)')
     p.add_argument('--reproduce', metavar='RUN', help='Train once more as a finished run was trained')
-    p.add_argument('--preset', choices=list(PRESETS), help='Shape of the network; flags from --context_length on change it')
+    p.add_argument('--preset', choices=['auto', *PRESETS], help='Shape of the network; auto chooses one for the minutes, '
+                   'unless flags from --context_length on say otherwise')
     comments = docments(TrainConfig) | docments(GPTConfig)
     for f in _fields():
         kind = dict(int=int, float=float, str=str, bool=bool)[_kind(f)]
@@ -1059,11 +1119,11 @@ def _start(given, progress):
     if 'data' not in given: given['data'] = str(newest_tokens())
     data = load_tokens(given['data'])
     pick = lambda cls: {f.name:given[f.name] for f in dataclasses.fields(cls) if f.name in given}
-    shape = default_shape(data.meta['n_vocab'], len(data.train), given.get('preset', 'mini'), **pick(GPTConfig))
-    cfg = TrainConfig(**pick(TrainConfig))
-    length = f'{cfg.steps:,} steps' if cfg.steps else f'{cfg.minutes:g} minutes'
-    _say(f'{length} on {len(data.train):,} tokens of {cfg.data}, '
-         f'with {shape.n_layer} layers of {shape.n_embd} and dropout {shape.dropout}')
+    cfg,changes,preset = TrainConfig(**pick(TrainConfig)), pick(GPTConfig), given.get('preset', 'auto')
+    shape = None
+    if cfg.steps or changes or preset != 'auto':
+        shape = default_shape(data.meta['n_vocab'], len(data.train), 'mini' if preset == 'auto' else preset, **changes)
+    _say(f'reading {len(data.train):,} tokens of {cfg.data}')
     return train(cfg, shape, progress)
 
 # %% ../nbs/04_train.ipynb #bc502f8f

@@ -197,6 +197,21 @@ def test_a_budget_in_minutes_is_kept_by_its_plans(finish, tokens, tmp_path):
     assert run.metrics[-1]['lr'] < .2, 'the learning rate must have fallen at the end'
 
 
+def test_minutes_choose_a_network_and_reproduce_repeats_the_run(finish, tokens, tmp_path):
+    code, out, err = finish('train.py', '--data', tokens, '--minutes', .05, '--threads', 1, '--dtype', 'float32')
+    assert code == 0, err
+    run = Run(tmp_path/'runs'/'small300-1')
+    plan, chosen = run.settings['plan'], run.settings['train']
+    assert plan['said'] in out and plan['bits'][0] < plan['bits'][1] and plan['rate'] > 0
+    assert chosen['batch_size'] >= 16 and chosen['weight_decay'] > 0 and chosen['eval_every'] >= 1
+    assert run.result['plans'][-1][1] == run.result['steps'] and run.metrics[-1]['lr'] < .2
+    code, out, err = finish('train.py', '--reproduce', run.path)
+    assert code == 0, err
+    again = Run(tmp_path/'runs'/'small300-2')
+    assert 'plan' not in again.settings and again.result['plans'] == run.result['plans']
+    assert sha256(again.path/'model.safetensors') == sha256(run.path/'model.safetensors')
+
+
 def test_a_cpu_without_bfloat16_trains_in_float32(finish, tokens, tmp_path):
     "As an older CPU would: oneDNN and torch are told to use AVX2 at most, where bfloat16 is emulated and many times slower"
     args = '--steps 12 --n_layer 4 --n_head 4 --n_embd 256 --context_length 64 --batch_size 4'.split()
