@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LADDER', 'SEEN', 'FRESH', 'SPREAD', 'n_parameters', 'too_large', 'wise_dropout', 'wise_decay', 'worth',
-           'expected_bits', 'Plan', 'choose']
+           'expected_bits', 'Plan', 'usual_batch', 'choose']
 
 # %% ../nbs/03b_plan.ipynb #09493841
 import dataclasses, math, time
@@ -37,23 +37,23 @@ def too_large(
     fresh:int, # Tokens of the training text
 )->str: # Why it would not pay; empty if it would
     "Whether a network is too large for a time or for a text"
-    if parameters*SEEN > seen: return f"it would see {seen/1e6:.2g} million tokens in that time, and want {parameters*SEEN/1e6:.2g}"
-    if parameters*FRESH > fresh: return f"it would want {parameters*FRESH/1e3:,.0f} thousand different tokens, and the text has {fresh/1e3:,.0f}"
+    if parameters*SEEN > seen: return f"it would read {seen:,.0f} tokens in that time, and want {parameters*SEEN:,.0f}"
+    if parameters*FRESH > fresh: return f"it would want a text of {parameters*FRESH:,.0f} tokens, and this one has {fresh:,}"
     return ''
 
 # %% ../nbs/03b_plan.ipynb #3692add8
 def wise_dropout(
-    readings:float, # How often the run will read its text
+    epochs:float, # How often the run will read its text
 )->float: # From 0 to 0.4
-    "A tenth for each doubling beyond four readings"
-    return round(min(0.4, max(0., 0.1*math.log2(max(readings, 1)/4))), 2)
+    "A tenth for each doubling beyond four epochs"
+    return round(min(0.4, max(0., 0.1*math.log2(max(epochs, 1)/4))), 2)
 
 # %% ../nbs/03b_plan.ipynb #605381a6
 def wise_decay(
-    readings:float, # How often the run will read its text
-)->float: # For the matrices
-    "A twentieth for each reading"
-    return round(min(0.7, max(0.1, readings/20)), 2)
+    epochs:float, # How often the run will read its text
+)->float: # From 0.1 to 0.7, for the matrices
+    "A fortieth for each epoch"
+    return round(min(0.7, max(0.1, epochs/40)), 2)
 
 # %% ../nbs/03b_plan.ipynb #bab96d43
 def worth(
@@ -85,7 +85,7 @@ class Plan:
     weight_decay:float # For the matrices
     rate:float # Tokens per second, as timed
     steps:int # About how many there will be
-    evaluations:int # How many of them are followed by one
+    evaluations:int # How many of them the time allows
     bits:tuple[float,float] # What to expect, bits per byte
     why:str # Why it is not larger
 
@@ -97,48 +97,65 @@ class Plan:
 
 def _named(shape): return f'{shape.n_layer} layers of {shape.n_embd}'
 
+# %% ../nbs/03b_plan.ipynb #cea4ea0d
+_TIMING,_EVALUATING,_MOST = 0.05, 0.04, 6000      # two shares of the time, and steps
+
+def usual_batch(
+    data:TokenFiles, # What to train on
+    context_length:int, # Tokens in a window
+)->int: # Windows
+    "Sixteen, or all there are"
+    return max(1, min(16, len(data.train)//context_length - 1))
+
+# %% ../nbs/03b_plan.ipynb #4e227ad0
+def _obstacle(data, shape, rate, seconds, spent):
+    "Why a size would not pay, if it has this rate; empty if it would"
+    if len(data.train) < 100*shape.context_length: return f'was not tried: the text has fewer than 100 windows of {shape.context_length} tokens'
+    if spent > _TIMING*seconds: return f'was not tried: timing took {spent/seconds:.0%} of the time'
+    if not rate: return 'would not fit into memory'
+    why = too_large(n_parameters(shape), rate*seconds, len(data.train))
+    return why and f'would be too large: {why}'
+
 # %% ../nbs/03b_plan.ipynb #f6876831
 def choose(
     data:TokenFiles, # What to train on
     minutes:float, # How long
-    rate:Callable, # Of shape and batch size: tokens per second of training
+    rate:Callable, # Of shape and batch size: tokens per second of training, or 0 if that does not fit into memory
     batch_size:int|None=None, # Windows in a batch (default: chosen, too)
+    accumulate:int=1, # Batches that a step learns from
     shape:GPTConfig|None=None, # The network, if that is decided
 )->Plan: # What is wise
     "Climb the ladder of sizes, as long as that pays"
-    seconds,n = 60*minutes, batch_size or 16
-    if shape: return _plan(data, shape, rate(shape, n), seconds, batch_size, 'the network was given')
-    best,spent = None, 0.
-    for rung in LADDER:
-        shape,began = GPTConfig(vocab_size=data.meta['n_vocab'], **rung), time.monotonic()
-        if best and (why := _impossible(data, shape, spent/seconds)): break
-        pace = rate(shape, n)
-        if best: spent += time.monotonic() - began      # not for the first, which may have kernels to compile
-        if (why := too_large(n_parameters(shape), pace*seconds, len(data.train))) and best: break
-        best = dataclasses.replace(shape, dropout=wise_dropout(pace*seconds/len(data.train))), pace
-    return _plan(data, *best, seconds, batch_size, f'{_named(shape)} would be too large: {why}' if why else 'the ladder ends here')
+    seconds,best,began,spent,why = 60*minutes, None, time.monotonic(), 0., ''
+    rungs = [shape] if shape else [GPTConfig(vocab_size=data.meta['n_vocab'], dropout=.1, **o) for o in LADDER]
+    for rung in rungs:
+        if best and (why := _obstacle(data, rung, best[1], seconds, spent)): break      # a larger one is never faster
+        start = time.monotonic()
+        found = rate(rung, batch_size or usual_batch(data, rung.context_length))
+        if best and (why := _obstacle(data, rung, found, seconds, 0.)): break
+        if best: spent += time.monotonic() - start      # not for the first, which may have kernels to compile
+        best = rung, found
+    why = f'{_named(rung)} {why}' if why else 'as was asked for' if shape else 'the ladder ends here'
+    return _plan(data, *best, max(1, seconds - time.monotonic() + began), batch_size, accumulate, why, bool(shape))
 
-# %% ../nbs/03b_plan.ipynb #d0188060
-def _impossible(data, shape, spent):
-    "Why a size should not even be timed"
-    if len(data.train) < 100*shape.context_length: return f'the text has fewer than 100 windows of {shape.context_length} tokens'
-    if spent > _TIMING: return f'timing has taken {spent:.0%} of the time'
-
-# %% ../nbs/03b_plan.ipynb #b4f99160
-_TIMING,_EVALUATING,_MOST = 0.05, 0.04, 6000      # two shares of the time, and steps
-
-# %% ../nbs/03b_plan.ipynb #d256abb6
-def _plan(data, shape, pace, seconds, batch_size, why):
+# %% ../nbs/03b_plan.ipynb #b99f0054
+def _plan(data, shape, rate, seconds, batch_size, accumulate, why, given):
     "The plan for a network and its speed"
-    evaluations = min(10, max(2, int(_EVALUATING*seconds / (len(data.val)/pace/3))))
-    seen = pace * seconds * (1-_EVALUATING)
-    size = batch_size or 16
-    while not batch_size and seen > _MOST*size*shape.context_length and len(data.train) > 40*size*shape.context_length: size *= 2
-    steps = max(1, int(seen / (size*shape.context_length)))
-    per_id = data.meta['train']['bytes'] / len(data.train)
-    bits = expected_bits(seen*per_id, data.meta['train']['bytes'], _bigram(data))
-    return Plan(shape, size, wise_decay(seen/len(data.train)), pace, steps, min(evaluations, steps),
-                (bits*(1-SPREAD), bits*(1+SPREAD)), why)
+    evaluations = min(10, max(1, int(_EVALUATING*seconds / (len(data.val)/rate/3))))
+    seen,length = rate * seconds * (1-_EVALUATING), shape.context_length
+    size = batch_size or usual_batch(data, length)
+    while not batch_size and seen > _MOST*accumulate*size*length and len(data.train) > 40*accumulate*size*length: size *= 2
+    steps,epochs = max(1, int(seen / (accumulate*size*length))), seen/len(data.train)
+    if not given: shape = dataclasses.replace(shape, dropout=wise_dropout(epochs))
+    return Plan(shape, size, wise_decay(epochs), rate, steps, min(evaluations, steps), _range(data, seen), why)
+
+# %% ../nbs/03b_plan.ipynb #291c1a1c
+def _range(data, seen):
+    "Bits per byte to expect from so many tokens"
+    fresh,val = (data.meta[o]['bytes'] for o in ('train', 'val'))
+    bits = expected_bits(seen*fresh/len(data.train), fresh, _bigram(data))
+    untrained = math.log2(data.meta['n_vocab']) * len(data.val)/val
+    return min(untrained, bits*(1-SPREAD)), min(untrained, bits*(1+SPREAD))
 
 # %% ../nbs/03b_plan.ipynb #a63559e8
 def _bigram(data):

@@ -256,7 +256,7 @@ def test_tensorboard(command, tokens, tmp_path):
     assert rows[0] == ['runs/small300-1/tensorboard', 1]
     metrics = Run(tmp_path/'runs'/'small300-1').metrics
     assert [r for r in rows[1:] if r[0] == 'loss'] == [['loss', m['loss'], m['step']] for m in metrics]
-    assert sum(r[0] == 'sample' for r in rows[1:]) == 4
+    assert sum(r[0] == 'sample' for r in rows[1:]) == 5     # after the first step and at four evaluations
 
 
 def test_patience(command, tokens, tmp_path):

@@ -197,6 +197,25 @@ def test_a_budget_in_minutes_is_kept_by_its_plans(finish, tokens, tmp_path):
     assert run.metrics[-1]['lr'] < .2, 'the learning rate must have fallen at the end'
 
 
+@pytest.mark.parametrize('length,batch', [(32, 16), (256, None)])
+def test_a_batch_size_that_nobody_gave_fits_the_text(finish, tokens, tmp_path, length, batch):
+    args = f'--steps 2 --n_layer 1 --n_head 2 --n_embd 32 --context_length {length} --threads 1 --dtype float32'.split()
+    code, out, err = finish('train.py', '--data', tokens, *args)
+    assert code == 0, err
+    settings = Run(tmp_path/'runs'/'small300-1').settings
+    windows = settings['data']['train']['ids']//length - 1
+    assert settings['train']['batch_size'] == (batch or min(16, windows))
+
+
+def test_a_run_of_another_version_is_refused(finish, tokens, tmp_path):
+    assert finish('train.py', '--data', tokens, *SMALL, '--steps', 2)[0] == 0
+    file = tmp_path/'runs'/'small300-1'/'train.json'
+    file.write_text(file.read_text().replace('"recipe":', '"other":'))
+    for what in '--resume', '--reproduce':
+        code, out, err = finish('train.py', what, file.parent)
+        assert code == 2 and 'begun by another version of mini_llm' in err and 'Traceback' not in err
+
+
 def test_minutes_choose_a_network_and_reproduce_repeats_the_run(finish, tokens, tmp_path):
     code, out, err = finish('train.py', '--data', tokens, '--minutes', .05, '--threads', 1, '--dtype', 'float32')
     assert code == 0, err
