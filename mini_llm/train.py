@@ -221,8 +221,9 @@ def step(self:Muon):
 @patch
 def _share(self:Muon, work, params, group):
     "Give each core its part of the matrices"
-    parts = [params[i::self.threads] for i in range(self.threads)]
-    for job in [self.pool.submit(work, part, group) for part in parts if part]: job.result()
+    parts = [part for i in range(self.threads) if (part := params[i::self.threads])]
+    do = self.pool.map if len(parts) > 1 else map       # one part needs no other thread
+    list(do(partial(work, group=group), parts))
 
 @patch
 @torch.no_grad()

@@ -20,7 +20,7 @@ MODULES = sorted(p.stem for p in (ROOT/'mini_llm').glob('*.py') if p.stem not in
 NO_PLOTS = {'matplotlib', 'IPython'}
 LIGHT = NO_PLOTS | {'torch'}
 MUST_NOT_LOAD = dict(regex_split=LIGHT, files=LIGHT, corpus=LIGHT, bpe=LIGHT, dataset=LIGHT, run=LIGHT, tokens=LIGHT,
-                     attention=NO_PLOTS, gpt=NO_PLOTS, backprop=NO_PLOTS, train=NO_PLOTS, decode=LIGHT, generate=LIGHT, look=LIGHT,
+                     attention=NO_PLOTS, gpt=NO_PLOTS, backprop=NO_PLOTS, plan=NO_PLOTS, train=NO_PLOTS, decode=LIGHT, generate=LIGHT, look=LIGHT,
                      copies=LIGHT, inside=NO_PLOTS)
 IMPORT_NAMES = dict(ipython='IPython', pillow='PIL')
 
