@@ -91,7 +91,8 @@ class Plan:
 
     def __str__(self):
         s = self.shape
-        return (f"{_named(s)} ({n_parameters(s)/1e6:.2g} million parameters), dropout {s.dropout}, about {self.steps:,} "
+        steps = float(f'{self.steps:.2g}')
+        return (f"{_named(s)} ({n_parameters(s)/1e6:.2g} million parameters), dropout {s.dropout:.1f}, about {steps:,.0f} "
                 f"steps of {self.batch_size} windows of {s.context_length}; expect {self.bits[0]:.2f} to {self.bits[1]:.2f} "
                 f"bits per byte\n{self.why}")
 
