@@ -113,7 +113,7 @@ def _obstacle(data, shape, rate, seconds, spent):
     "Why a size would not pay, if it has this rate; empty if it would"
     if len(data.train) < 100*shape.context_length: return f'was not tried: the text has fewer than 100 windows of {shape.context_length} tokens'
     if spent > _TIMING*seconds: return f'was not tried: timing took {spent/seconds:.0%} of the time'
-    if not rate: return 'would not fit into memory'
+    if not rate: return 'would not fit: the text, the memory or the disk is too small for it'
     why = too_large(n_parameters(shape), rate*seconds, len(data.train))
     return why and f'would be too large: {why}'
 
@@ -121,7 +121,7 @@ def _obstacle(data, shape, rate, seconds, spent):
 def choose(
     data:TokenFiles, # What to train on
     minutes:float, # How long
-    rate:Callable, # Of shape and batch size: tokens per second of training, or 0 if that does not fit into memory
+    rate:Callable, # Of shape and batch size: tokens per second of training, or 0 if that does not fit
     batch_size:int|None=None, # Windows in a batch (default: chosen, too)
     accumulate:int=1, # Batches that a step learns from
     shape:GPTConfig|None=None, # The network, if that is decided
