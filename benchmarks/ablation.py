@@ -21,8 +21,8 @@ from torch import nn
 
 from mini_llm.attention import Attention
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
-from mini_llm.corpus import read_text
-from mini_llm.dataset import split_texts, token_stream
+from mini_llm.workshop.corpus import read_text
+from mini_llm.workshop.dataset import split_texts, token_stream
 from mini_llm.gpt import GPT
 from mini_llm.train import Autograd, Diverged, Muon, default_shape, evaluate, get_batch, this_machine, train_step
 

@@ -15,10 +15,10 @@ import torch
 from common import race, report, row
 from transformers import Qwen3ForCausalLM
 
-from mini_llm.decode import Decoder, read_tensors
+from mini_llm.engine.decoding import Decoder, read_tensors
 from mini_llm.generate import Sampling, generate_batch, generate_ids
 from mini_llm.gpt import GPT, GPTConfig
-from mini_llm.run import Run, bits_per_byte, newest_run
+from mini_llm.workshop.run import Run, bits_per_byte, newest_run
 
 try: import gguf, llama_cpp
 except ImportError: gguf = llama_cpp = None
@@ -130,7 +130,7 @@ def first_token(folder):
 
 def rounding(run):
     "Bits per byte that short weights cost on the validation part"
-    from mini_llm.dataset import load_tokens
+    from mini_llm.workshop.dataset import load_tokens
     data = load_tokens(run.settings['train']['data'])
     ids, size = np.asarray(data.val, np.int64), data.meta['val']['bytes']
     bits = {}

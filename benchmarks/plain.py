@@ -11,7 +11,8 @@ import numpy as np
 from common import race, report, row
 
 from mini_llm.bpe import Tokenizer, count_chunks, learn_merges
-from mini_llm.regex_split import ChunkTable, chunk_blocks, split, split_regex
+from mini_llm.engine.splitting import ChunkTable
+from mini_llm.regex_split import chunk_blocks, split, split_regex
 
 ROOT = Path(__file__).resolve().parents[1]
 MERGES = 100    # the plain way looks at every chunk for each

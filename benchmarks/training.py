@@ -15,12 +15,12 @@ import torch
 from common import report, row
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mini_llm.backprop import CORES
+from mini_llm.engine.backprop import CORES
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
-from mini_llm.corpus import read_text
-from mini_llm.dataset import encode_corpus, load_tokens
+from mini_llm.workshop.corpus import read_text
+from mini_llm.workshop.dataset import encode_corpus, load_tokens
 from mini_llm.gpt import GPT, GPTConfig
-from mini_llm.run import bits_per_byte
+from mini_llm.workshop.run import bits_per_byte
 from mini_llm.train import Autograd, TrainConfig, get_batch, gradients, make_optimizers, step_rate, this_machine, train
 
 ROOT = Path(__file__).resolve().parents[1]

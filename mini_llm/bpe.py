@@ -17,9 +17,10 @@ import numpy as np
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
-from .files import write_atomic
-from .regex_split import (GPT4_PATTERN, LETTER, MACHINES, NUMBER, ChunkTable, char_classes, chunk_blocks, compile_pattern,
-                                  kernel, overlapping, with_room)
+from .engine.files import write_atomic
+from .engine.kernels import kernel, overlapping
+from .engine.splitting import LETTER, NUMBER, ChunkTable, char_classes, with_room
+from .regex_split import GPT4_PATTERN, FAST_PATTERNS, chunk_blocks, compile_pattern
 
 # %% ../nbs/01_bpe.ipynb #ea9c58fa
 def _utf8(text):
@@ -566,7 +567,7 @@ def pieces(self:Tokenizer,
 )->Iterator[str]: # Parts which joined give back the text
     "Cut a text where that changes no ids"
     allowed = self.special_tokens if allowed_special == 'all' else allowed_special
-    whole = self.pattern not in MACHINES or any('\n' in s for s in allowed)
+    whole = self.pattern not in FAST_PATTERNS or any('\n' in s for s in allowed)
     return iter([''.join(texts)]) if whole else pieces(texts)
 
 # %% ../nbs/01_bpe.ipynb #f8d8a233
@@ -827,7 +828,7 @@ def _ranges(kind):
 
 def _oniguruma(pattern):
     "A pattern that has a machine, in Oniguruma's spelling"
-    if pattern not in MACHINES: raise ValueError(
+    if pattern not in FAST_PATTERNS: raise ValueError(
         f"what Oniguruma makes of the pattern {pattern!r} is not known; give its spelling for Oniguruma as pattern=")
     for was,now in [(r'{1,3}+', '{1,3}'), ('$', r'\z'), (r'\p{L}\p{N}]', f'{_ranges(LETTER)}{_ranges(NUMBER)}]'),
                     (r'\p{L}', f'[{_ranges(LETTER)}]'), (r'\p{N}', f'[{_ranges(NUMBER)}]')]:

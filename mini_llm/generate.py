@@ -21,9 +21,9 @@ from fastcore.basics import patch
 from fastcore.docments import docments
 
 from .bpe import Tokenizer
-from .corpus import decode
-from .decode import Decoder, Unsupported
-from .run import Run, newest_run
+from .workshop.corpus import decode
+from .engine.decoding import Decoder, Unsupported
+from .workshop.run import Run, newest_run
 
 # %% ../nbs/05_generate.ipynb #f48292c8
 def softmax(

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import nn,Tensor
 
 from .attention import Attention,KVCache,RMSNorm,rope_table
-from .files import write_atomic
+from .engine.files import write_atomic
 
 # %% ../nbs/03_gpt.ipynb #095c4c6a
 def _check_number(name, value, least=1, below=float('inf'), kind=Integral):

@@ -28,12 +28,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .backprop import Backprop, CORES
-from .dataset import load_tokens
-from .files import sha256, write_atomic
+from .engine.backprop import Backprop, CORES
+from .workshop.dataset import load_tokens
+from .engine.files import sha256, write_atomic
 from .gpt import GPT, GPTConfig, PRESETS
-from .plan import LADDER, choose, usual_batch, wise_decay
-from .run import Run, all_runs, bits_per_byte, new_folder, newest_run
+from .workshop.plan import LADDER, choose, usual_batch, wise_decay
+from .workshop.run import Run, all_runs, bits_per_byte, new_folder, newest_run
 
 # %% ../nbs/04_train.ipynb #fa62280f
 @lru_cache(maxsize=2)

@@ -40,7 +40,7 @@ def browser():
 def tokens(root, tmp_path_factory):
     "Token files of a small corpus, in a folder where train.py finds them"
     from mini_llm.bpe import END_OF_TEXT, Tokenizer
-    from mini_llm.dataset import encode_corpus
+    from mini_llm.workshop.dataset import encode_corpus
     folder = tmp_path_factory.mktemp('tokens')
     text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:30_000]
     Tokenizer.train(text, 300, special_tokens=[END_OF_TEXT]).save(folder/'small300.model')

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mini_llm.copies import CorpusIndex, Copies, copies, plot_copies, sort_suffixes, words_of
+from mini_llm.gallery.copies import CorpusIndex, Copies, copies, plot_copies, sort_suffixes, words_of
 
 matplotlib.use('agg')
 import matplotlib.pyplot as plt  # noqa: E402

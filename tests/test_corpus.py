@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from mini_llm.corpus import decode, gutenberg, is_wrapped, normalise, read_text
-from mini_llm.files import sha256
+from mini_llm.workshop.corpus import decode, gutenberg, is_wrapped, normalise, read_text
+from mini_llm.engine.files import sha256
 
 properties = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 words = st.lists(st.sampled_from(['a', 'de', 'rocín', 'caballero', 'desaforados', '—dijo', 'Ma-', '\xa0', '\x0c', '\u2028']), max_size=14)

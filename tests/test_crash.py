@@ -16,8 +16,8 @@ import pytest
 fcntl, pty, termios = map(pytest.importorskip, ('fcntl', 'pty', 'termios'))    # the worst moments are those of Unix
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
-from mini_llm.files import sha256
-from mini_llm.run import Run
+from mini_llm.engine.files import sha256
+from mini_llm.workshop.run import Run
 from mini_llm.train import load_state
 
 SMALL = '--steps 24 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --batch_size 4 --accumulate 2 --eval_every 6'.split() + \
@@ -26,7 +26,8 @@ SMALL = '--steps 24 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --bat
 # runs train.py with one function replaced by one that ends the process, or fails, at its n-th call
 SABOTAGE = """
 import os, signal, sys
-from mini_llm import backprop, files, train
+from mini_llm.engine import backprop, files
+from mini_llm import train
 how, n, *args = sys.argv[1:]
 calls = 0
 def at(object, name, act):

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer, pieces
-from mini_llm.dataset import compressor_bits, encode_corpus, find_tokenizer, load_tokens, split_texts
-from mini_llm.files import sha256
+from mini_llm.workshop.dataset import compressor_bits, encode_corpus, find_tokenizer, load_tokens, split_texts
+from mini_llm.engine.files import sha256
 
 properties = settings(max_examples=200, deadline=None, derandomize=True, database=None)
 
@@ -96,7 +96,7 @@ def test_wide_ids(tmp_path):
 def test_a_second_attempt_that_fails_leaves_the_first(tmp_path, text, model, monkeypatch):
     out = encode_corpus(model, [text[:5_000]], tmp_path/'c')
     before = {o.name: o.read_bytes() for o in out.iterdir()}
-    monkeypatch.setattr('mini_llm.dataset.compressor_bits', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr('mini_llm.workshop.dataset.compressor_bits', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): encode_corpus(model, [text[:9_000]], out)
     assert {o.name: o.read_bytes() for o in out.iterdir()} == before
 
@@ -257,7 +257,7 @@ def test_a_gutenberg_book_from_a_browser(run):
 
 @pytest.mark.skipif(os.name != 'posix', reason='signals')
 def test_ctrl_c(run, root):
-    p = subprocess.Popen([sys.executable, '-u', '-c', "print('ready', flush=True); from mini_llm.dataset import main; print('go', flush=True); "
+    p = subprocess.Popen([sys.executable, '-u', '-c', "print('ready', flush=True); from mini_llm.workshop.dataset import main; print('go', flush=True); "
                           "raise SystemExit(main(['--train', '--encode_dataset', '-']))"], cwd=run.folder, env=run.env,
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while p.stdout.readline() != b'go\n': pass

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mini_llm.decode import Decoder, Unsupported, _wait, from_bfloat16, from_int8, to_bfloat16, to_int8
+from mini_llm.engine.decoding import Decoder, Unsupported, _wait, from_bfloat16, from_int8, to_bfloat16, to_int8
 from mini_llm.generate import Sampling, generate_batch, generate_ids, next_logits
 from mini_llm.gpt import GPT, GPTConfig
 
@@ -151,7 +151,7 @@ def test_it_neither_hangs_nor_differs_however_threads_are_made(tmp_path, env):
     want = greedy(Decoder(tmp_path), [1, 2, 3], 20)
     code = f'''
 import sys
-from mini_llm.decode import Decoder
+from mini_llm.engine.decoding import Decoder
 from mini_llm.generate import Sampling, generate_ids
 print(list(generate_ids(Decoder({str(tmp_path)!r}), [1, 2, 3], 20, Sampling(temperature=0))))
 assert 'torch' not in sys.modules'''

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mini_llm.files import atomic_open, sha256, write_atomic
+from mini_llm.engine.files import atomic_open, sha256, write_atomic
 
 posix = pytest.mark.skipif(os.name != 'posix', reason='needs POSIX permissions and signals')
 
@@ -102,7 +102,7 @@ def test_a_disk_that_is_really_full(tmp_path, monkeypatch):
 def test_killed_at_any_moment(tmp_path):
     "A process that rewrites a file without a pause is killed; the file is whole each time"
     path = tmp_path/'file'
-    code = ('import sys; from mini_llm.files import write_atomic\n'
+    code = ('import sys; from mini_llm.engine.files import write_atomic\n'
             'while True:\n  for c in "ab": write_atomic(sys.argv[1], c*300_000)')
     for i in range(6):
         p = subprocess.Popen([sys.executable, '-c', code, str(path)])

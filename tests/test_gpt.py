@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mini_llm import files
+from mini_llm.engine import files
 from mini_llm.gpt import GPT, PRESETS, GPTConfig, count_parameters
 
 SHAPES = dict(

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.gpt import GPT, GPTConfig
-from mini_llm.inside import (attention_maps, lens_bits, logit_lens, plot_lens, plot_maps, streams, token_names,
+from mini_llm.gallery.inside import (attention_maps, lens_bits, logit_lens, plot_lens, plot_maps, streams, token_names,
                              weight_back)
 
 matplotlib.use('agg')

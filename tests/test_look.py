@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from mini_llm.bpe import Tokenizer
-from mini_llm.decode import Decoder
+from mini_llm.engine.decoding import Decoder
 from mini_llm.generate import generate
 from mini_llm.gpt import GPT, GPTConfig
-from mini_llm.look import Reading, surprise, turn_knobs, watch, weigh, write
-from mini_llm.tokens import visible
+from mini_llm.gallery.watching import Reading, surprise, turn_knobs, watch, weigh, write
+from mini_llm.gallery.tokens import visible
 from mini_llm.train import evaluate
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,13 +177,13 @@ def notebook():
 
 def test_watching_ends_with_the_whole_text_even_if_interrupted(decoder, tok, monkeypatch, notebook):
     from IPython.utils.capture import capture_output
-    import mini_llm.look
+    import mini_llm.gallery.watching
     def stopped(*args):
         yield 'Sancho'
         raise KeyboardInterrupt
     with capture_output() as seen: watch(decoder, 'En un', 30, 1, tokenizer=tok)
     assert seen.outputs[-1].data['text/plain'] == 'En un' + generate(decoder, 'En un', 30, 1, tokenizer=tok)
-    monkeypatch.setattr(mini_llm.look, 'stream', stopped)
+    monkeypatch.setattr(mini_llm.gallery.watching, 'stream', stopped)
     with capture_output() as seen, pytest.raises(KeyboardInterrupt): watch(decoder, '')
     assert seen.outputs[-1].data['text/plain'] == 'Sancho'
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(ROOT.glob('nbs/*.ipynb'))
-each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.stem)
+NOTEBOOKS = sorted(ROOT.glob('nbs/**/*.ipynb'))
+each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
 
 
 def cells(path): return json.loads(path.read_text('utf-8'))['cells']
@@ -66,7 +66,7 @@ def test_runs_and_prints_what_is_stored(path, tmp_path):
     run = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
     assert run.returncode == 0, run.stderr
     if sys.platform != 'linux': return
-    for stored, fresh in zip(cells(path), cells(tmp_path/path.name), strict=True):
+    for stored, fresh in zip(cells(path), cells(tmp_path/path.relative_to(ROOT/'nbs')), strict=True):
         (figures, rest), (new_figures, new_rest) = split_outputs(stored), split_outputs(fresh)
         assert same_text(json.dumps(rest), json.dumps(new_rest)), f'{path.name} prints something else in:\n{source(stored)}'
         assert len(figures) == len(new_figures) and all(map(same_figure, figures, new_figures)), \
@@ -101,6 +101,7 @@ def test_opens_with_a_title_and_a_summary_alone(path):
 
 
 def test_each_module_comes_from_one_notebook():
-    exps = [m[1] for p in NOTEBOOKS for c in cells(p) if (m := re.search(r'^#\| *default_exp +(\w+)', source(c), re.M))]
-    modules = {p.stem for p in (ROOT/'mini_llm').glob('*.py')} - {'__init__', '_modidx'}
+    exps = [m[1] for p in NOTEBOOKS for c in cells(p) if (m := re.search(r'^#\| *default_exp +([\w.]+)', source(c), re.M))]
+    package = ROOT/'mini_llm'
+    modules = {'.'.join(p.relative_to(package).with_suffix('').parts) for p in package.rglob('*.py') if p.stem not in ('__init__', '_modidx')}
     assert len(exps) == len(set(exps)) and set(exps) == modules

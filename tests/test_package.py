@@ -14,14 +14,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ConfigParser(delimiters=['='])
 SETTINGS.read(ROOT/'settings.ini', encoding='utf-8')
 SETTINGS = SETTINGS['DEFAULT']
-MODULES = sorted(p.stem for p in (ROOT/'mini_llm').glob('*.py') if p.stem not in ('__init__', '_modidx'))
+PACKAGE = ROOT/'mini_llm'
+MODULES = sorted('.'.join(p.relative_to(PACKAGE).with_suffix('').parts) for p in PACKAGE.rglob('*.py') if p.stem not in ('__init__', '_modidx'))
 
 # What importing a module must not load: start-up time is part of the interface
 NO_PLOTS = {'matplotlib', 'IPython'}
 LIGHT = NO_PLOTS | {'torch'}
-MUST_NOT_LOAD = dict(regex_split=LIGHT, files=LIGHT, corpus=LIGHT, bpe=LIGHT, dataset=LIGHT, run=LIGHT, tokens=LIGHT,
-                     attention=NO_PLOTS, gpt=NO_PLOTS, backprop=NO_PLOTS, plan=NO_PLOTS, train=NO_PLOTS, decode=LIGHT, generate=LIGHT, look=LIGHT,
-                     copies=LIGHT, inside=NO_PLOTS)
+USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'workshop.plan', 'gallery.inside'}
 IMPORT_NAMES = dict(ipython='IPython', pillow='PIL')
 
 
@@ -30,6 +29,9 @@ def python(code, **kw):
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, **kw)
     assert run.returncode == 0, run.stderr
     return run.stdout.strip()
+
+
+def source(module): return (PACKAGE/(module.replace('.', '/') + '.py')).read_text('utf-8')
 
 
 def requirements(key):
@@ -74,7 +76,7 @@ for name in {MODULES}: print(importlib.import_module('mini_llm.' + name).__file_
 @pytest.mark.parametrize('module', MODULES)
 def test_imports_are_required(module):
     "Everything a module imports, also inside functions, is in the standard library or in the requirements"
-    tree = list(ast.walk(ast.parse((ROOT/'mini_llm'/f'{module}.py').read_text('utf-8'))))
+    tree = list(ast.walk(ast.parse(source(module))))
     names = {o.name for n in tree if isinstance(n, ast.Import) for o in n.names}
     names |= {n.module for n in tree if isinstance(n, ast.ImportFrom) and not n.level}
     optional = {'tiktoken'} if module == 'bpe' else set() # Tokenizer.to_tiktoken makes one
@@ -85,20 +87,42 @@ def test_imports_are_required(module):
 @pytest.mark.parametrize('module', MODULES)
 def test_import_stays_cheap(module):
     loaded = python(f"import sys, mini_llm.{module}; print(*{{o.split('.')[0] for o in sys.modules}})").split()
-    assert not MUST_NOT_LOAD[module] & set(loaded)
+    assert not (NO_PLOTS if module in USES_TORCH else LIGHT) & set(loaded)
 
 
-def test_imports_point_downward():
-    "A module imports only modules whose notebooks stand before its own"
-    seen = []
-    for path in sorted(ROOT.glob('nbs/[0-9]*.ipynb')):
-        module = re.sub(r'^\d+[a-z]?_', '', path.stem)
-        tree = ast.parse((ROOT/'mini_llm'/f'{module}.py').read_text('utf-8'))
-        for node in ast.walk(tree):
-            name = node.module if isinstance(node, ast.ImportFrom) else None
-            if name and (node.level or name.startswith('mini_llm.')):    # nbdev leaves imports inside functions absolute
-                assert name.removeprefix('mini_llm.') in seen, f'{module} imports {name}'
-        seen.append(module)
+ROAD = 'regex_split', 'bpe', 'attention', 'gpt', 'train', 'generate'
+
+
+def imported(module):
+    "The modules of the package that a module imports, also inside functions"
+    here = ('mini_llm.' + module).split('.')[:-1]
+    for node in ast.walk(ast.parse(source(module))):
+        if isinstance(node, ast.Import): names = [o.name for o in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = '.'.join([*here[:len(here)-node.level+1], *filter(None, [node.module])]) if node.level else node.module
+            names = [base, *(f'{base}.{o.name}' for o in node.names)]
+        else: continue
+        yield from (n for o in names if (n := o.removeprefix('mini_llm.')) in MODULES)
+
+
+def may_import(module, other):
+    "The rule of the house: chapters in their order, an engine by itself, a gallery that nobody needs"
+    room, there = (o.partition('.')[0] if '.' in o else 'road' for o in (module, other))
+    if room == 'engine': return there == 'engine'
+    if there == 'road' == room: return ROAD.index(other) < ROAD.index(module)
+    return there != 'gallery' or room == 'gallery'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_imports_follow_the_rule_of_the_house(module):
+    for other in imported(module): assert may_import(module, other), f'{module} imports {other}'
+
+
+def test_there_is_no_circle_of_imports():
+    left = {m: {o for o in imported(m)} for m in MODULES}
+    while ready := [m for m in left if not left[m] & left.keys()]:
+        for m in ready: del left[m]
+    assert not left, f'imports go in a circle among {sorted(left)}'
 
 
 def test_environments_are_pinned_within_what_the_package_allows():

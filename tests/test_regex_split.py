@@ -7,8 +7,8 @@ import pytest
 import regex
 from hypothesis import example, given, settings, strategies as st
 
-from mini_llm.regex_split import (CL100K_PATTERN, GPT4_PATTERN, ChunkTable, chunk_blocks, chunk_ends, compile_pattern, split,
-                                  split_regex, with_room)
+from mini_llm.engine.splitting import ChunkTable, with_room
+from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, chunk_blocks, chunk_ends, compile_pattern, split, split_regex
 
 examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 # The signs at the borders of the pattern, and letters and numbers on which all Unicode versions agree

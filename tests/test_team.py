@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from mini_llm.run import Run
+from mini_llm.workshop.run import Run
 from mini_llm.train import load_state
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='signals and torchrun as on Unix')

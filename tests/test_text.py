@@ -8,8 +8,8 @@ import pytest
 import regex
 
 from mini_llm.bpe import Tokenizer
-from mini_llm.regex_split import (BREAK, CL100K_PATTERN, GPT4_PATTERN, LETTER, NUMBER, OTHER, SPACE, char_classes, chunk_blocks,
-                                  chunk_ends, split, split_regex)
+from mini_llm.engine.splitting import BREAK, LETTER, NUMBER, OTHER, SPACE, char_classes
+from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, chunk_blocks, chunk_ends, split, split_regex
 
 PATTERNS = {'gpt4': GPT4_PATTERN, 'cl100k': CL100K_PATTERN}
 both = pytest.mark.parametrize('pattern', PATTERNS.values(), ids=PATTERNS)

@@ -9,7 +9,7 @@ import matplotlib
 import pytest
 
 from mini_llm.bpe import Tokenizer
-from mini_llm.tokens import TokenView, bytes_per_token, plot_merge_tree, plot_speed, plot_vocab_size, show_tokens, visible
+from mini_llm.gallery.tokens import TokenView, bytes_per_token, plot_merge_tree, plot_speed, plot_vocab_size, show_tokens, visible
 
 matplotlib.use('agg')
 import matplotlib.pyplot as plt  # noqa: E402
@@ -81,7 +81,7 @@ def test_neighbours_have_different_colours(tok):
 
 
 def test_stored_displays_load_nothing():
-    nb = json.loads((ROOT/'nbs/01c_tokens.ipynb').read_text('utf-8'))
+    nb = json.loads((ROOT/'nbs/gallery/tokens.ipynb').read_text('utf-8'))
     shown = [''.join(o['data']['text/html']) for c in nb['cells'] for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
     assert shown and all(Page(o).tags <= {'div', 'span', 'br', 'wbr'} for o in shown)
 

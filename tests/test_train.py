@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from mini_llm import files
-from mini_llm.dataset import encode_corpus
-from mini_llm.files import sha256
-from mini_llm.run import Run
+from mini_llm.engine import files
+from mini_llm.workshop.dataset import encode_corpus
+from mini_llm.engine.files import sha256
+from mini_llm.workshop.run import Run
 from mini_llm.train import Trainer, load_state
 
 SMALL = '--steps 60 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --batch_size 4 --accumulate 2'.split() + \

@@ -30,6 +30,7 @@ def refresh(path, out):
     try: shell.run_all(nb, exc_stop=True, preproc=skip)
     except Exception: sys.exit(shell.prettytb(path.name))
     clean_nb(nb)
+    out.parent.mkdir(parents=True, exist_ok=True)
     write_nb(nb, out)
 
 
@@ -38,8 +39,9 @@ def main():
     p.add_argument('notebooks', nargs='*', type=Path, help='default: all in nbs')
     p.add_argument('--to', type=Path, help='write the results to this folder and leave the notebooks alone')
     args = p.parse_args()
-    nbs = [o.resolve() for o in args.notebooks or sorted(get_config().nbs_path.glob('*.ipynb'))]
-    outs = [args.to.resolve()/o.name if args.to else o for o in nbs]
+    nbs_path = get_config().nbs_path
+    nbs = [o.resolve() for o in args.notebooks or sorted(nbs_path.rglob('*.ipynb'))]
+    outs = [args.to.resolve()/o.relative_to(nbs_path) if args.to else o for o in nbs]
     with ProcessPoolExecutor(os.cpu_count(), get_context('spawn'), max_tasks_per_child=1) as pool:
         for nb, _ in zip(nbs, pool.map(refresh, nbs, outs)): print('refreshed', nb.name, flush=True)
 
