@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEY', 'COUNT', 'LAST', 'LIST', 'FREQUENT', 'NO_LIMIT', 'LONGEST', 'END_OF_TEXT', 'count_chunks', 'learn_merges',
-           'Tokenizer', 'pieces', 'as_ids', 'fit_power_law', 'plot_merge_freqs']
+           'Tokenizer', 'pieces', 'as_ids']
 
 # %% ../nbs/01_bpe.ipynb #54010854
 import codecs, json, re, warnings
@@ -894,33 +894,3 @@ def from_minbpe(cls:Tokenizer,
         pairs.append(tuple(map(int, reader.take('([0-9]+) ([0-9]+)', 'a pair of ids'))))
         if max(pairs[-1]) >= 255 + len(pairs): reader.fail(f"{pairs[-1]} speaks of a token that is not there yet")
     return reader.check(cls, _spell(pairs), pattern, specials)
-
-# %% ../nbs/01_bpe.ipynb #cdb0eaef
-def fit_power_law(
-    counts:list[int], # How often the most frequent thing occurs, the next one, and so on
-    first:int=20, # Rank at which the fit begins
-)->tuple[float,float]|None: # Slope, and the count the line gives to rank 1; None if fewer than two counts are left
-    "Fit a straight line to counts by rank, both as logarithms"
-    counts = np.asarray(counts)
-    ranks = np.arange(first, len(counts)+1)
-    ranks = ranks[counts[ranks-1] > 0]    # a vocabulary from elsewhere has no counts
-    if len(ranks) < 2: return None
-    slope,intercept = np.polyfit(np.log(ranks), np.log(counts[ranks-1]), 1, w=ranks**-.5)    # squared: 1/rank
-    return slope, np.exp(intercept)
-
-# %% ../nbs/01_bpe.ipynb #c09986cb
-def plot_merge_freqs(
-    merge_counts:list[int], # How often each merge occurred when it was learned
-    ax=None, # Matplotlib axes to draw on (default: a new figure)
-): # The axes drawn on
-    "Plot how fast the counts of merges fall, on logarithmic axes, with a fitted power law"
-    import matplotlib.pyplot as plt
-    if ax is None: _,ax = plt.subplots(figsize=(5, 3))
-    ranks = np.flatnonzero(merge_counts) + 1
-    ax.loglog(ranks, np.asarray(merge_counts)[ranks-1], '.-' if len(ranks) < 10 else '-', label='merges')
-    if fit := fit_power_law(merge_counts):
-        ax.loglog(ranks, fit[1]*ranks**fit[0], '--', color='0.4', lw=1, zorder=1, label=f'slope {fit[0]:.2f}')
-        ax.legend(frameon=False)
-    ax.set(xlabel='merge', ylabel='occurrences', title='How often merged pairs occur')
-    ax.spines[['top', 'right']].set_visible(False)
-    return ax

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from mini_llm.bpe import END_OF_TEXT, LONGEST, Tokenizer, _Ranks, count_chunks, learn_merges, plot_merge_freqs
+from mini_llm.bpe import END_OF_TEXT, LONGEST, Tokenizer, _Ranks, count_chunks, learn_merges
+from mini_llm.gallery.drawing import plot_merge_freqs
 from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, split
 from test_text import SCALARS, borders, confusing, show_borders
 

@@ -233,7 +233,7 @@ def test_clicking_through_branches(decoder, tok):
 
 
 def test_stored_displays_load_nothing():
-    nb = json.loads((ROOT/'nbs/05a_look.ipynb').read_text('utf-8'))
+    nb = json.loads((ROOT/'nbs/gallery/watching.ipynb').read_text('utf-8'))
     shown = [''.join(o['data']['text/html']) for c in nb['cells'] for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
     assert shown and all(Page(o).tags <= {'style', 'div', 'span', 'b', 'wbr'} for o in shown)
     assert 'widget' not in ''.join(json.dumps(c.get('outputs', [])) for c in nb['cells'])

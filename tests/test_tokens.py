@@ -9,7 +9,8 @@ import matplotlib
 import pytest
 
 from mini_llm.bpe import Tokenizer
-from mini_llm.gallery.tokens import TokenView, bytes_per_token, plot_merge_tree, plot_speed, plot_vocab_size, show_tokens, visible
+from mini_llm.gallery.bench import plot_speed
+from mini_llm.gallery.tokens import TokenView, bytes_per_token, plot_merge_tree, plot_vocab_size, show_tokens, visible
 
 matplotlib.use('agg')
 import matplotlib.pyplot as plt  # noqa: E402

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import plot_attention
+from .drawing import plot_attention
 from ..bpe import Tokenizer
 from ..gpt import GPT
 from .tokens import visible

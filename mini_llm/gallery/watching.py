@@ -20,7 +20,8 @@ from fastcore.docments import docments
 
 from ..bpe import Tokenizer
 from ..engine.decoding import Decoder
-from ..generate import Sampling, draw, load, next_logits, plot_next, softmax, stream
+from ..generate import Sampling, draw, load, next_logits, softmax, stream
+from .drawing import plot_next
 from ..workshop.run import Run
 from .tokens import TokenView, visible
 
