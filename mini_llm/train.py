@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['RECIPE', 'get_batch', 'evaluate', 'lr_scale', 'Diverged', 'train_step', 'step_rate', 'sample', 'TrainConfig',
-           'default_shape', 'Trainer', 'new_run', 'first_bad', 'Stopped', 'train', 'resume', 'reproduce',
-           'newest_tokens', 'main', 'Autograd', 'Machine', 'gradients', 'memory_needed', 'this_machine', 'Muon',
-           'all_groups', 'make_optimizers', 'orthogonalise', 'PeerLost', 'Team', 'load_state', 'pack', 'save_state',
-           'unpack']
+           'default_shape', 'Trainer', 'new_run', 'first_bad', 'Stopped', 'train', 'resume', 'reproduce', 'main',
+           'Autograd', 'Machine', 'gradients', 'memory_needed', 'this_machine', 'Muon', 'all_groups', 'make_optimizers',
+           'orthogonalise', 'PeerLost', 'Team', 'load_state', 'pack', 'save_state', 'unpack']
 
 # %% ../nbs/04_train.ipynb #a5ebcfd4
-import argparse, copy, dataclasses, json, math, os, shutil, signal, sys, threading, time
+import copy, dataclasses, json, math, os, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
@@ -22,7 +21,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from fastcore.basics import patch
-from fastcore.docments import docments
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -35,7 +33,7 @@ from .engine.team import PeerLost, Team
 from .gpt import GPT, GPTConfig, PRESETS
 from .workshop.dataset import load_tokens
 from .workshop.plan import LADDER, choose, usual_batch, wise_decay
-from .workshop.run import Run, all_runs, bits_per_byte, new_folder, newest_run
+from .workshop.run import Run, bits_per_byte, new_folder
 
 # %% ../nbs/04_train.ipynb #83494469
 _all_ = ['Autograd', 'Machine', 'gradients', 'memory_needed', 'this_machine',
@@ -750,110 +748,14 @@ def reproduce(
     again = Run(team.tell(lambda: new_run(cfg, shape, run.result['plans']).path))
     with _held(again, team): return Trainer(again).fit(progress)
 
-# %% ../nbs/04_train.ipynb #dec95dba
-def newest_tokens(
-    folder:str|Path='datasets', # Where token files are kept
-)->Path: # The folder of the newest
-    "The token files made last; ValueError, with the command that makes some, if there are none"
-    found = sorted(Path(folder).glob('*/meta.json'), key=lambda p: p.stat().st_mtime)
-    if found: return found[-1].parent
-    raise ValueError(f"there are no token files in {folder}/; make some with\n\n    python dataset.py --train True "
-                     "--train_dataset datasets/cervantes.txt --vocab_size 1024 --encode_dataset datasets/cervantes.txt\n")
-
-# %% ../nbs/04_train.ipynb #a05b69b7
-def _fields():
-    "What may be set by a flag: TrainConfig, and the network's shape"
-    shape = [f for f in dataclasses.fields(GPTConfig) if f.name != 'vocab_size']
-    return [*dataclasses.fields(TrainConfig), *shape]
-
-# %% ../nbs/04_train.ipynb #56861d6b
-def _parser():
-    "One flag for each field, with its comment as help; flags that are not given leave no trace"
-    p = argparse.ArgumentParser(prog='train.py', argument_default=argparse.SUPPRESS, epilog=_EXAMPLES,
-        description='Train a language model on token files, and save it as a run.',
-        formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--resume', nargs='?', metavar='RUN', help='Go on with a run (default: the newest unfinished)')
-    p.add_argument('--reproduce', metavar='RUN', help='Train once more as a finished run was trained')
-    p.add_argument('--preset', choices=['auto', *PRESETS], help='Shape of the network; auto chooses one for the minutes, '
-                   'unless flags from --context_length on say otherwise')
-    comments = docments(TrainConfig) | docments(GPTConfig)
-    for f in _fields():
-        kind = dict(int=int, float=float, str=str, bool=bool)[_kind(f)]
-        text = (comments[f.name] or '').replace('%', '%%')
-        if kind is bool: p.add_argument(f'--{f.name}', action='store_true', help=text); continue
-        if isinstance(f.default, (int, float)): text += f' ({f.default})'
-        p.add_argument(f'--{f.name}', type=kind, metavar=kind.__name__.upper(), help=text)
-    return p
-
-# %% ../nbs/04_train.ipynb #f03af61d
-_EXAMPLES = """examples:
-  python train.py                                three minutes on the newest token files
-  python train.py --minutes 10 --preset small    a larger network for longer
-  python train.py --data datasets/cervantes1024 --steps 500 --dropout 0.2
-  python train.py --resume                       go on after Ctrl-C or a power cut
-  python train.py --resume runs/cervantes1024-2  the same for a certain run
-  python train.py --reproduce runs/cervantes1024-2   the same model again, byte for byte
-  torchrun --nproc_per_node=2 train.py           share each batch between two processes
-
-Ctrl-C saves at the next step. Runs are folders in runs/; none is ever overwritten."""
-
-# %% ../nbs/04_train.ipynb #99545a8f
-def _resume(given, progress):
-    "Go on with a run, or repeat one, which has its settings already"
-    what = 'resume' if 'resume' in given else 'reproduce'
-    path = given.pop(what) or newest_run(finished=False).path
-    if given: raise ValueError(f"--{what} takes the settings of {path}, so it comes without other flags, "
-                               f"here --{', --'.join(given)}")
-    _say(f"{dict(resume='resuming', reproduce='repeating')[what]} {path}")
-    return dict(resume=resume, reproduce=reproduce)[what](path, progress)
-
-# %% ../nbs/04_train.ipynb #bb1394c0
-def _start(given, progress):
-    "Start a new run"
-    if unfinished := [r for r in all_runs(given.get('runs', 'runs')) if not r.result]:
-        _say(f'note: {unfinished[-1].path} is unfinished; `python train.py --resume` goes on with it')
-    if 'data' not in given: given['data'] = str(newest_tokens())
-    data = load_tokens(given['data'])
-    pick = lambda cls: {f.name:given[f.name] for f in dataclasses.fields(cls) if f.name in given}
-    cfg,changes,preset = TrainConfig(**pick(TrainConfig)), pick(GPTConfig), given.get('preset', 'auto')
-    shape = None
-    if cfg.steps or changes or preset != 'auto':
-        shape = default_shape(data.meta['n_vocab'], len(data.train), 'mini' if preset == 'auto' else preset, **changes)
-    _say(f'reading {len(data.train):,} tokens of {cfg.data}')
-    return train(cfg, shape, progress)
-
-# %% ../nbs/04_train.ipynb #bc502f8f
-def _stop(message, code):
-    "Say why it ended, once for all processes"
-    if Team().rank == 0: print(message, file=sys.stderr)
-    return code
-
-# %% ../nbs/04_train.ipynb #f0bf4f52
+# %% ../nbs/04_train.ipynb #ee09e7ae
 def main(
     argv:list[str]|None=None, # Arguments (default: those of the command line)
     **defaults, # Used for flags that are not given
 )->int: # Exit code: 0 done, 1 diverged, 2 wrong input, 130 or 143 stopped by a signal
     "The command `train.py`"
-    try: return _main(argv, defaults)
-    except OSError as e: return _stop(f'train.py: {e.filename}: {e.strerror}' if e.filename else f'train.py: {e}', 2)
-    except ValueError as e: return _stop(f'train.py: {e}', 2)
-    except Diverged as e: return _stop(f'train.py: {e}', 1)
-    except PeerLost as e: print(f'train.py: {e}', file=sys.stderr); return 1
-    except Stopped as e: _say(str(e)); return e.exit_code
-    except KeyboardInterrupt: return _stop('stopped before anything was to be saved', 130)
+    from mini_llm.workshop.commands import train_command
+    return train_command(argv, **defaults)
 
-# %% ../nbs/04_train.ipynb #c819a00c
-def _main(argv, defaults):
-    "The command, without its errors"
-    if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')   # for terminals without ñ
-    given,progress = vars(_parser().parse_args(argv)), sys.stderr.isatty()
-    if 'steps' in given: defaults.pop('minutes', None)   # one length is enough
-    if 'minutes' in given: defaults.pop('steps', None)
-    kept = {'resume', 'reproduce'} & set(given)
-    run = _resume(given, progress) if kept else _start(defaults | given, progress)
-    r = Team().tell(lambda: run.result)
-    _say(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
-         f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"
-         f'    python generate.py "En un lugar de la Mancha" --run {run.path}\n')
-    if Team().size > 1: dist.barrier(); dist.destroy_process_group()
-    return 0
+# %% ../nbs/04_train.ipynb #83f28d45
+if __name__ == '__main__' and __spec__: raise SystemExit(main())   # python -m mini_llm.train
