@@ -1,13 +1,11 @@
 "The model: equal to Qwen3ForCausalLM, whole on disk, causal, and modest before training"
 import json
 import math
-import os
 import random
-import subprocess
-import sys
 import warnings
 
 import pytest
+from commands import python
 import torch
 from torch.testing import assert_close
 
@@ -193,5 +191,4 @@ def test_count_is_all_parameters(model):
 def test_import_stays_small():
     heavy = ['matplotlib', 'transformers', 'numba', 'IPython']
     code = f"import sys, mini_llm.gpt; print([o for o in {heavy} if o in sys.modules])"
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=dict(os.environ))
-    assert out.stdout.strip() == '[]'
+    assert python(code) == '[]'
