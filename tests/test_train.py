@@ -204,8 +204,8 @@ def test_a_cpu_without_bfloat16_trains_in_float32(finish, tokens, tmp_path):
 
 
 def test_help_explains_every_field():
-    from mini_llm.train import _parser
-    text = _parser().format_help()
+    from mini_llm.workshop.commands import _train_parser
+    text = _train_parser().format_help()
     for word in '--resume', '--preset', '--n_layer', 'Blocks', '--minutes', 'examples:': assert word in text
 
 
