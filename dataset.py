@@ -1,6 +1,6 @@
 "Train a tokenizer and store texts as token ids: `python dataset.py --help`"
 import sys
 
-from mini_llm.workshop.dataset import main
+from mini_llm.workshop.commands import dataset_command
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__': sys.exit(dataset_command())

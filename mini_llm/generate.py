@@ -8,22 +8,17 @@ __all__ = ['softmax', 'with_temperature', 'top_k_only', 'top_p_only', 'min_p_onl
            'generate_texts', 'main']
 
 # %% ../nbs/05_generate.ipynb #be585b1e
-import argparse, json, os, random, sys, threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain, count, islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from fastcore.basics import patch
-from fastcore.docments import docments
 
 from .bpe import Tokenizer
-from .workshop.corpus import decode
 from .engine.decoding import Decoder, Unsupported
-from .workshop.run import Run, newest_run
+from .workshop.run import Run
 
 # %% ../nbs/05_generate.ipynb #f48292c8
 def softmax(
@@ -364,170 +359,13 @@ def generate_texts(
         res.append(Text(prompt, text, seed, len(o), ended))
     return res
 
-# %% ../nbs/05_generate.ipynb #3f27765b
-_EXAMPLES = """with no prompt it begins a paragraph; in a terminal it asks for prompts until Ctrl-D
-
-examples:
-  python generate.py "En un lugar de la Mancha"            from the newest run
-  python generate.py "Sancho" --temperature 0.5 --seed 7   calmer, and the same every time
-  python generate.py "Capítulo" --run runs/cervantes1024-1 --best --max_new_tokens 500
-  python generate.py "Dijo" --n 5 --stop .                 five texts, each of one sentence
-  python generate.py --file page.txt                       goes on where a file ends
-  python generate.py --file starts.txt --lines --json      a text for each line, as JSON lines
-  echo "dijo don Quijote:" | python generate.py -          the prompt from standard input"""
-
-# %% ../nbs/05_generate.ipynb #98f1af1f
-def _parser():
-    "The flags, those for sampling made from the fields of `Sampling`"
-    p = argparse.ArgumentParser(prog='generate.py', description='Let a trained model go on with a text.',
-        epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flag = p.add_argument
-    flag('prompt', nargs='?', help='text to go on with, or - for standard input')
-    flag('--file', metavar='FILE', help='take the prompt from a file: all of it, without its last line break')
-    flag('--lines', action='store_true', help='each line of the file or of standard input is a prompt of its own')
-    flag('--run', metavar='RUN', help='folder of a run (default: the newest)')
-    flag('--best', action='store_true', help="use the best evaluation's weights instead of the last checkpoint's")
-    flag('--precision', default='float32', choices=('float32','bfloat16','int8'),
-         help='of the weights: the shorter, the faster (%(default)s)')
-    flag('--max_new_tokens', type=int, default=300, metavar='INT', help='stop after so many tokens (%(default)s)')
-    flag('--n', type=int, default=1, metavar='INT', help='so many texts, with seeds that count up (%(default)s)')
-    flag('--seed', type=int, metavar='INT', help='the same seed, the same text (default: another text each time)')
-    flag('--stop', action='append', default=[], metavar='STR', help='end before this string; can be repeated')
-    flag('--json', action='store_true', help='one JSON object a line: run, prompt, text, seed, tokens, ended, settings')
-    for name,field in Sampling.__dataclass_fields__.items():
-        kind,about = type(field.default), docments(Sampling)[name]
-        flag(f'--{name}', type=kind, default=field.default, metavar=kind.__name__.upper(), help=f'{about} (%(default)s)')
-    return p
-
-# %% ../nbs/05_generate.ipynb #919ecb4f
-def _utf8(text, name): return decode(text.encode('utf-8', 'surrogateescape'), name)
-
-# %% ../nbs/05_generate.ipynb #951903c8
-def _sampling(args): return {k:getattr(args, k) for k in Sampling.__dataclass_fields__}
-
-def _check_args(args):
-    "Refuse what makes no sense, and draw a seed if none is given"
-    Sampling(**_sampling(args))
-    for name,least in dict(n=1, max_new_tokens=0, seed=0).items():
-        if (v := getattr(args, name)) is not None and v < least: raise ValueError(f"{name}={v} must be at least {least}")
-    if args.file and args.prompt is not None: raise ValueError("give a prompt or --file, not both")
-    if args.lines and not args.file and args.prompt != '-':
-        raise ValueError("--lines needs lines: give --file FILE, or - for standard input")
-    args.stop = _stops([_utf8(o, 'a stop string') for o in args.stop])
-    if args.seed is None: args.seed = random.randrange(10**6)
-
-# %% ../nbs/05_generate.ipynb #0ec55b77
-def _prompts(args):
-    "What to go on with: at least one text"
-    if args.file: text = decode(Path(args.file).read_bytes(), args.file)
-    elif args.prompt == '-':
-        if sys.stdin is None: raise ValueError("standard input is closed")
-        text = decode(sys.stdin.buffer.read(), 'standard input')
-    else: return [_utf8(args.prompt or '', 'the prompt')]
-    prompts = [o for o in text.split('\n') if o.strip()] if args.lines else [text.removesuffix('\n')]
-    if not prompts: raise ValueError(f"{args.file or 'standard input'} has no line with a prompt")
-    return prompts
-
-# %% ../nbs/05_generate.ipynb #9ee27db7
-def _groups(prompts, n, seed, size=16):
-    "Each prompt `n` times with seeds that count up: lists of at most `size` pairs"
-    pairs = ((p, seed+i) for p in prompts for i in range(n))
-    while group := list(islice(pairs, size)): yield group
-
-def _show_many(args, run, prompts, write):
-    "Print several texts, or JSON"
-    settings = {k:getattr(args, k) for k in ('precision','best','max_new_tokens','stop')} | _sampling(args)
-    for group in _groups(prompts, args.n, args.seed):
-        for o in write(*map(list, zip(*group))):
-            about = dict(run=str(run.path), **o._asdict(), settings=settings)
-            print(json.dumps(about, ensure_ascii=False) if args.json else f'{o.prompt}{o.text}\n{"-"*15}', flush=True)
-
-# %% ../nbs/05_generate.ipynb #84a0fb70
-@contextmanager
-def _history():
-    "Remember lines from one conversation to the next, if there is a `readline` and a place to keep them"
-    try: import readline
-    except ImportError: yield; return
-    file = Path(os.environ.get('XDG_STATE_HOME') or os.path.expanduser('~/.local/state'))/'mini_llm'/'history'
-    with suppress(OSError): readline.read_history_file(file)
-    try: yield
-    finally:
-        with suppress(OSError):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            readline.set_history_length(1000)
-            readline.write_history_file(file)
-
-def _converse(write, seed):
-    "Ask for beginnings, and print what `write(text, seed)` makes of them"
-    print('type a beginning; an empty line goes on, Ctrl-C stops a text, Ctrl-D leaves', file=sys.stderr)
-    text = ''
-    for seed in count(seed):
-        try:
-            line = _utf8(input('> '), 'this line')
-            text = line or text
-            print(line, end='', flush=True)
-            for o in write(text, seed): print(o, end='', flush=True); text += o
-            print()
-        except EOFError: return print()
-        except KeyboardInterrupt: print()
-        except ValueError as e: text = ''; print(e, file=sys.stderr)
-
-# %% ../nbs/05_generate.ipynb #9d595b93
-@contextmanager
-def _patience(seconds=4):
-    "Explain a long wait"
-    remark = 'compiling, as on every first start; this takes up to a minute'
-    timer = threading.Timer(seconds, print, [remark], dict(file=sys.stderr))
-    timer.start()
-    try: yield
-    finally: timer.cancel()
-
-def _open_run(args):
-    "The run, its model, ready at once, and its tokenizer"
-    run = Run(args.run) if args.run else newest_run(weights=True)
-    with _patience():
-        model,tokenizer = load(run, args.best, args.precision)
-        next(next_logits(model, [0]))
-    return run,model,tokenizer
-
-# %% ../nbs/05_generate.ipynb #630b1f0e
-def _terminal(): return all(o is not None and o.isatty() for o in (sys.stdin, sys.stdout))
-
-def _warn_of_long(prompts, model, tokenizer):
-    limit = model.cfg.context_length
-    for n in (len(tokenizer.encode(o)) for o in prompts):
-        if n > limit: print(f'a prompt has {n:,} tokens; the model sees the last {limit}', file=sys.stderr)
-
-def _speak(args):
-    "Load a run and print what it writes"
-    _check_args(args)
-    prompts,sampling,alone = _prompts(args), _sampling(args), args.n == 1 and not args.json
-    talk = alone and args.prompt is None and not args.file and _terminal()
-    run,model,tokenizer = _open_run(args)
-    print(f'{run.path}{" (best)" if args.best else ""}, seed {args.seed}', file=sys.stderr)
-    _warn_of_long(prompts, model, tokenizer)
-    new,stop = args.max_new_tokens, args.stop
-    def write(text, seed): return stream(model, text, new, seed, stop, tokenizer, **sampling)
-    def write_many(texts, seeds): return generate_texts(model, tokenizer, texts, seeds, new, stop, Sampling(**sampling))
-    if talk:
-        with _history(): _converse(write, args.seed)
-    elif alone and len(prompts) == 1:
-        for o in chain(prompts, write(prompts[0], args.seed)): print(o, end='', flush=True)
-        print()
-    else: _show_many(args, run, prompts, write_many)
-
-# %% ../nbs/05_generate.ipynb #d61d873f
+# %% ../nbs/05_generate.ipynb #771c6533
 def main(
     argv:list[str]|None=None, # Arguments (default: those of the command line)
 )->int: # Exit code: 0 done, 2 wrong input, 130 stopped by Ctrl-C
     "The command `generate.py`"
-    args = _parser().parse_args(argv)
-    if hasattr(sys.stdout, 'reconfigure'):   # a terminal without ñ shows ?, and JSON is always UTF-8
-        sys.stdout.reconfigure(errors='replace', encoding='utf-8' if args.json else None)
-    try: _speak(args)
-    except BrokenPipeError:   # the reader has gone, as with `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except (ValueError, OSError) as e: print(f'generate.py: {e}', file=sys.stderr); return 2
-    except KeyboardInterrupt: print(); return 130
-    return 0
+    from mini_llm.workshop.commands import generate_command
+    return generate_command(argv)
+
+# %% ../nbs/05_generate.ipynb #15dbe221
+if __name__ == '__main__' and __spec__: raise SystemExit(main())   # python -m mini_llm.generate

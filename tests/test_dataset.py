@@ -257,7 +257,7 @@ def test_a_gutenberg_book_from_a_browser(run):
 
 @pytest.mark.skipif(os.name != 'posix', reason='signals')
 def test_ctrl_c(run, root):
-    p = subprocess.Popen([sys.executable, '-u', '-c', "print('ready', flush=True); from mini_llm.workshop.dataset import main; print('go', flush=True); "
+    p = subprocess.Popen([sys.executable, '-u', '-c', "print('ready', flush=True); from mini_llm.workshop.commands import dataset_command as main; print('go', flush=True); "
                           "raise SystemExit(main(['--train', '--encode_dataset', '-']))"], cwd=run.folder, env=run.env,
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while p.stdout.readline() != b'go\n': pass

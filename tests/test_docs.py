@@ -1,17 +1,19 @@
 "The site: built as `make docs` builds it, every link checked, every page opened in a browser where there is one"
 import functools
 import http.server
+import json
 import re
-import subprocess
-import sys
 import threading
 from html.parser import HTMLParser
-from pathlib import Path
+from posixpath import dirname, join, normpath
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from commands import ROOT, begin, end
 
-ROOT = Path(__file__).resolve().parents[1]
+
+
+pytestmark = pytest.mark.xdist_group('docs')      # one site, in one place
 
 
 class Anchors(HTMLParser):
@@ -31,8 +33,8 @@ class Anchors(HTMLParser):
 @pytest.fixture(scope='module')
 def site():
     "The folder of the site, built anew"
-    run = subprocess.run([sys.executable, 'tools/docs.py'], cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
-    assert run.returncode == 0, run.stdout + run.stderr
+    code, out, err = end(begin('tools/docs.py', cwd=ROOT))
+    assert code == 0, out + err
     return ROOT/'_docs'
 
 
@@ -48,22 +50,40 @@ def address(site):
 
 
 def test_every_notebook_has_a_page(site):
-    names = {re.sub(r'^\d+[a-z]?_', '', p.stem) for p in ROOT.glob('nbs/*.ipynb')}
-    assert {p.stem for p in site.glob('*.html')} == names
+    nbs = ROOT/'nbs'
+    names = {re.sub(r'^\d+_', '', p.name) for p in nbs.glob('*.ipynb')}
+    names |= {p.relative_to(nbs).as_posix() for p in nbs.glob('*/*.ipynb')}
+    assert {p.relative_to(site).with_suffix('.ipynb').as_posix() for p in site.rglob('*.html')} == names
 
 
 def test_links_lead_somewhere(site):
-    pages = {p.name: Anchors(p) for p in site.glob('*.html')}
+    pages = {p.relative_to(site).as_posix(): Anchors(p) for p in site.rglob('*.html')}
     for name, page in pages.items():
         for url in page.links | page.loads:
             if (u := urlsplit(url)).scheme: continue
-            target = unquote(u.path) or name
-            assert (site/target).is_file() or target == './', f'{name}: {url}'
+            target = normpath(join(dirname(name), unquote(u.path))) if u.path else name
+            assert target == '.' or (site/target).is_file(), f'{name}: {url}'
             assert not u.fragment or unquote(u.fragment) in pages[target].ids, f'{name}: {url}'
 
 
+def test_links_between_rooms_and_what_is_searched_name_the_pages(site):
+    "A link to a notebook becomes one to its page, from a folder and into one; search finds pages by the same names"
+    to_chapter, to_room = (Anchors(site/p).links for p in ('engine/decoding.html', 'index.html'))
+    assert any(o.startswith('../gpt.html') for o in to_chapter) and any(o.startswith('engine/') for o in to_room)
+    found = {o['href'].partition('#')[0] for o in json.loads((site/'search.json').read_text('utf-8'))}
+    assert found == {p.relative_to(site).as_posix() for p in site.rglob('*.html')}
+
+
+def test_sidebar_has_a_section_for_each_room(site):
+    page = (site/'engine'/'decoding.html').read_text('utf-8')
+    sections = re.findall(r'<li class="sidebar-item sidebar-item-section">.*?<span class="menu-text">(.*?)</span>', page, re.DOTALL)
+    assert sections == ['The road', 'The engine', 'The workshop', 'The gallery']
+    assert {p.relative_to(site).as_posix() for p in site.rglob('*.html')} <= {
+        normpath('engine/' + o.partition('#')[0]) for o in Anchors(site/'engine'/'decoding.html').links}
+
+
 def test_pages_load_nothing_from_elsewhere(site):
-    for page in site.glob('*.html'):
+    for page in site.rglob('*.html'):
         elsewhere = [o for o in Anchors(page).loads if urlsplit(o).scheme not in ('', 'data')]
         assert not elsewhere, f'{page.name}: {elsewhere}'
 
@@ -73,8 +93,8 @@ def test_browser_opens_every_page(site, address, browser):
     page.on('console', lambda m: m.type in ('error', 'warning') and complaints.append((page.url, m.text)))
     page.on('pageerror', lambda e: complaints.append((page.url, str(e))))
     page.on('requestfailed', lambda r: complaints.append((page.url, r.url)))
-    for path in sorted(site.glob('*.html')):
-        page.goto(address + path.name, wait_until='networkidle')
+    for path in sorted(site.rglob('*.html')):
+        page.goto(address + path.relative_to(site).as_posix(), wait_until='networkidle')
         assert page.inner_text('h1').strip(), path.name
         assert page.evaluate('[...document.images].every(o => o.complete && o.naturalWidth > 0)'), path.name
         assert page.evaluate("[...document.querySelectorAll('math')].every(o => !o.textContent.includes('\\\\'))"), path.name

@@ -3,26 +3,28 @@
 With Quarto, `nbdev_docs` builds the same pages. What Quarto does and smalldocs does not is done here: a page is named
 after its module, and formulas become MathML, so that a page needs nothing from the network."""
 import html
-import json
 import re
 import shutil
 import sys
 
 from latex2mathml.converter import convert
 from nbdev.config import get_config
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
-from smalldocs.site import build
+from smalldocs.config import load
+from smalldocs.site import Site
 
 FORMULA = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 KATEX = re.compile(r'<(link|script)[^>]*/katex@[^>]*>(</script>)?')
 DONE_HERE = 'output-file is not read', 'html-math-method is ignored', 'html.grid is ignored'    # grid: in styles.css
 
 
-def page_name(nb):
-    "The page that nbdev chose for a notebook: `bpe.html` for `01_bpe.ipynb`"
-    front = ''.join(json.loads(nb.read_text('utf-8'))['cells'][0]['source'])
-    return re.search(r'^output-file: (\S+)$', front, re.MULTILINE)[1]
+class NamedSite(Site):
+    "A site whose pages have the names that nbdev chose for them: `bpe.html` for `01_bpe.ipynb`, each in its folder"
+    def read(self, src):
+        page = super().read(src)
+        page.out = src.with_name(page.front['output-file'])
+        return page
 
 
 def mathml(page):
@@ -34,19 +36,14 @@ def mathml(page):
 def main():
     cfg = get_config()
     refresh_quarto_yml()
-    nbdev_sidebar.__wrapped__()
-    proc = proc_nbs(force=True, n_workers=2)
-    site = build(proc, quiet=True)
-    names = {f'{nb.stem}.html': page_name(nb) for nb in proc.glob('*.ipynb')}
-    for path in [*site.out.glob('*.html'), site.out/'search.json']:
-        text = mathml(path.read_text('utf-8'))
-        for old, new in names.items(): text = text.replace(old, new)
-        path.unlink()
-        (site.out/names.get(path.name, path.name)).write_text(text, 'utf-8')
+    site = NamedSite(load(proc_nbs(force=True, n_workers=2)), quiet=True)
+    n = site.build()
+    for path in [*site.out.rglob('*.html'), site.out/'search.json']:
+        path.write_text(mathml(path.read_text('utf-8')), 'utf-8')
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(site.out, cfg.doc_path)
     problems = [o for o in site.warnings if not any(d in o for d in DONE_HERE)]
-    print(*problems, f'{len(names)} pages in {cfg.doc_path.name}', sep='\n')
+    print(*problems, f'{n} pages in {cfg.doc_path.name}', sep='\n')
     return 1 if problems else 0
 
 

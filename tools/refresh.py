@@ -39,11 +39,11 @@ def main():
     p.add_argument('notebooks', nargs='*', type=Path, help='default: all in nbs')
     p.add_argument('--to', type=Path, help='write the results to this folder and leave the notebooks alone')
     args = p.parse_args()
-    nbs_path = get_config().nbs_path
+    nbs_path = get_config().nbs_path.resolve()
     nbs = [o.resolve() for o in args.notebooks or sorted(nbs_path.rglob('*.ipynb'))]
     outs = [args.to.resolve()/o.relative_to(nbs_path) if args.to else o for o in nbs]
     with ProcessPoolExecutor(os.cpu_count(), get_context('spawn'), max_tasks_per_child=1) as pool:
-        for nb, _ in zip(nbs, pool.map(refresh, nbs, outs)): print('refreshed', nb.name, flush=True)
+        for nb, _ in zip(nbs, pool.map(refresh, nbs, outs)): print('refreshed', nb.relative_to(nbs_path), flush=True)
 
 
 if __name__ == '__main__': main()

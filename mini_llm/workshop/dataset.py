@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['split_texts', 'token_stream', 'compressor_bits', 'ngram_bits', 'id_type', 'encode_corpus', 'TokenFiles',
-           'load_tokens', 'corpus_name', 'find_tokenizer', 'main']
+           'load_tokens', 'corpus_name', 'find_tokenizer', 'newest_tokens']
 
 # %% ../../nbs/workshop/dataset.ipynb #cbbe0b99
-import argparse, bz2, json, lzma, re, shlex, sys, warnings
+import bz2, json, lzma, re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..bpe import END_OF_TEXT, Tokenizer
-from .corpus import gutenberg, read_text
 from ..engine.files import atomic_open, sha256, write_atomic
 
 # %% ../../nbs/workshop/dataset.ipynb #eccb8db7
@@ -175,55 +174,6 @@ def load_tokens(
     except (KeyError, TypeError) as e: raise ValueError(f"{path}: meta.json is damaged ({e!r}); {again}") from None
     return TokenFiles(path, meta, *ids)
 
-# %% ../../nbs/workshop/dataset.ipynb #9712f01d
-def _flag(text):
-    "True or False, as typed"
-    if text.lower() not in ('true', 'false'): raise argparse.ArgumentTypeError(f"True or False, not {text!r}")
-    return text.lower() == 'true'
-
-# %% ../../nbs/workshop/dataset.ipynb #d4fabf0d
-_examples = """examples:
-  learn 1,024 tokens from the excerpt and store it as ids:
-    python dataset.py --train True --train_dataset datasets/cervantes.txt --vocab_size 1024 \\
-                      --encode_dataset datasets/cervantes.txt
-  the same text with a tokenizer that exists:
-    python dataset.py --encode_dataset datasets/cervantes.txt --model tokenizer_models/cervantes256.model
-  your own books, or whatever comes through a pipe:
-    python dataset.py --train --encode_dataset one.txt two.txt
-    cat *.txt | python dataset.py --train --encode_dataset -
-  the whole Quijote from Project Gutenberg, then everything in one go:
-    python dataset.py --gutenberg 2000
-    python dataset.py --gutenberg 2000 --train True --vocab_size 2048
-
-Tokenizers go to tokenizer_models/NAME.model and ids to datasets/NAME/, where NAME is the text's name and the
-size of the vocabulary. Then `python train.py` trains on them. Long options may also be written with one dash."""
-
-# %% ../../nbs/workshop/dataset.ipynb #4219de2e
-def _parser():
-    "The options of `python dataset.py`"
-    p = argparse.ArgumentParser('dataset.py', epilog=_examples, formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False, description='Train a tokenizer on a text, and store texts as token ids for train.py.')
-    p.add_argument('-t', '--train', type=_flag, nargs='?', const=True, metavar='True|False',
-                   help='train a tokenizer (default: True if --train_dataset is given)')
-    p.add_argument('-td', '--train_dataset', nargs='+', metavar='FILE',
-                   help="text to train it on, '-' for standard input (default: what is encoded)")
-    p.add_argument('-vs', '--vocab_size', type=int, metavar='N',
-                   help='tokens to learn, at least 256; special tokens come on top (default: 1024)')
-    p.add_argument('-ed', '--encode_dataset', nargs='+', metavar='FILE',
-                   help="text to store as ids, '-' for standard input")
-    p.add_argument('-m', '--model', metavar='FILE',
-                   help='tokenizer to encode with (default: the one just trained, else the largest of that name)')
-    p.add_argument('-ts', '--train_split', type=float, default=0.9, metavar='SHARE',
-                   help='share of the text to train on, the rest is for validation (default: 0.9)')
-    p.add_argument('--gutenberg', type=int, metavar='NUMBER',
-                   help='download this Project Gutenberg book into datasets/ and use it as the text')
-    p.error = lambda message: p.exit(2, f'dataset.py: {message} (python dataset.py --help explains)\n')
-    return p
-
-def _parse(argv):
-    "Read the command line; `-encode_dataset` means `--encode_dataset`"
-    return _parser().parse_args([re.sub(r'^-(?=[a-z_]{3})', '--', o) for o in argv])
-
 # %% ../../nbs/workshop/dataset.ipynb #5d1dc35c
 def corpus_name(
     files:list[str], # Paths, or '-' for standard input
@@ -247,72 +197,12 @@ def find_tokenizer(
     raise ValueError(f"no tokenizer named {name}{vocab_size or ''} in {folder}/, only {listed}. "
                      "Train one with --train True, or choose one with --model FILE")
 
-# %% ../../nbs/workshop/dataset.ipynb #41fbb1bb
-def _listed(files): return ', '.join('standard input' if o == '-' else o for o in files)
-
-# %% ../../nbs/workshop/dataset.ipynb #ba895156
-def _train(files, texts, args):
-    "Train a tokenizer on the training part of a corpus, and save it"
-    train = split_texts(texts, args.train_split)[0]
-    tok = Tokenizer.train(train, 1024 if args.vocab_size is None else args.vocab_size, special_tokens=[END_OF_TEXT], progress=True)
-    path = Path('tokenizer_models')/f'{corpus_name(files)}{tok.vocab_size}.model'
-    tok.save(path)
-    share = f'{100*args.train_split:g}%'
-    print(f'{path.as_posix()}: {tok.vocab_size:,} tokens, learned from the first {share} of {_listed(files)}')
-    return path
-
-# %% ../../nbs/workshop/dataset.ipynb #9e5fe727
-def _encode(files, texts, model, args):
-    "Encode a corpus, and tell the size of what it became"
-    out = Path('datasets')/f'{corpus_name(files)}{Tokenizer.load(model).vocab_size}'
-    encode_corpus(model, texts, out, _listed(Path(o).name for o in files), args.train_split, progress=True)
-    meta = load_tokens(out).meta
-    n_train, n_val, ratio = meta['train']['ids'], meta['val']['ids'], meta['train']['bytes']/meta['train']['ids']
-    print(f'{out.as_posix()}/: {n_train:,} tokens to train on, {n_val:,} for validation, {ratio:.2f} bytes per token')
-    bits = ', '.join(f'{k} {v:.2f}' for k,v in meta.get('reference_bits', {}).items())
-    if bits: print(f'to beat on the validation text, in bits per byte: {bits}')
-
-# %% ../../nbs/workshop/dataset.ipynb #c7833c0d
-def _plan(args, book):
-    "Which texts to learn from and which to encode"
-    train = bool(args.train_dataset) if args.train is None else args.train
-    encode = args.encode_dataset or (book if train or args.model else [])
-    learn = (args.train_dataset or encode) if train else []
-    if train and not learn: raise ValueError('--train True needs a text: add --train_dataset FILE')
-    if not (learn or encode or book): raise ValueError('there is no text to encode: add --encode_dataset FILE')
-    return learn, encode
-
-# %% ../../nbs/workshop/dataset.ipynb #462df072
-def _run(args):
-    "Do what the options say, and say what can be done next"
-    book = [] if args.gutenberg is None else [f'datasets/gutenberg{args.gutenberg}.txt']
-    learn, encode = _plan(args, book)
-    if args.model: Tokenizer.load(args.model)   # a wrong one is refused before the work begins
-    if book: print(f'{gutenberg(args.gutenberg, progress=True).as_posix()}: {Path(*book).stat().st_size:,} bytes')
-    texts = {o: read_text(o) for o in dict.fromkeys(learn + encode)}
-    trained = _train(learn, [texts[o] for o in learn], args) if learn else None
-    if encode:
-        model = args.model or trained or find_tokenizer(corpus_name(encode), args.vocab_size)
-        print(f'encoding with {Path(model).as_posix()}')
-        _encode(encode, [texts[o] for o in encode], model, args)
-        print('next: python train.py')
-    elif learn: print('next: python dataset.py --encode_dataset', shlex.join(learn))
-    else: print('next: python dataset.py --train True --train_dataset', *book, '--vocab_size 1024 --encode_dataset', *book)
-
-# %% ../../nbs/workshop/dataset.ipynb #681d4ee9
-def main(
-    argv:list[str]|None=None, # Options (default: those of the command line)
-)->int: # Exit status: 0, 2 for a mistake, 130 after Ctrl-C
-    "The command `python dataset.py`"
-    argv = sys.argv[1:] if argv is None else argv
-    def say(message, *args, **kwargs): print(f'dataset.py: {message}', file=sys.stderr)
-    with warnings.catch_warnings():
-        warnings.showwarning = say
-        try:
-            if argv: return _run(_parse(argv)) or 0
-            _parser().print_help(sys.stderr)
-        except KeyboardInterrupt:
-            say('stopped; no file was left half-written')
-            return 130
-        except (ValueError, OSError) as e: say(f'{e.filename}: {e.strerror}' if getattr(e, 'filename', None) else e)
-    return 2
+# %% ../../nbs/workshop/dataset.ipynb #dec95dba
+def newest_tokens(
+    folder:str|Path='datasets', # Where token files are kept
+)->Path: # The folder of the newest
+    "The token files made last; ValueError, with the command that makes some, if there are none"
+    found = sorted(Path(folder).glob('*/meta.json'), key=lambda p: p.stat().st_mtime)
+    if found: return found[-1].parent
+    raise ValueError(f"there are no token files in {folder}/; make some with\n\n    python dataset.py --train True "
+                     "--train_dataset datasets/cervantes.txt --vocab_size 1024 --encode_dataset datasets/cervantes.txt\n")
