@@ -15,16 +15,22 @@ from torch import nn
 from .layout import tensor_shapes
 
 # %% ../../nbs/engine/trial.ipynb #247bea63
+def _setting(v):
+    "A value, or what can be compared in its place"
+    try: hash(v)
+    except TypeError: return id(v)
+    return v
+
 def _code(f, seen):
     "A function by its bytecode, and all that it reaches by name"
-    if not isinstance(f, FunctionType): return f
+    if not isinstance(f, FunctionType): return _setting(f)
     if f in seen or f.__module__.split('.')[0] == 'torch': return f.__code__
     seen.add(f)
     names = f.__code__.co_names
     reached = [f.__globals__[n] for n in names if n in f.__globals__]
     inside = [vars(m).get(n) for m in reached if isinstance(m, ModuleType) for n in names]     # such as F.silu
     cells = [c.cell_contents for c in f.__closure__ or ()]
-    return f.__code__, f.__defaults__, *(_code(o, seen) for o in (*reached, *inside, *cells) if callable(o))
+    return f.__code__, _setting(f.__defaults__), *(_code(o, seen) for o in (*reached, *inside, *cells) if callable(o))
 
 def _methods(kinds):
     "The code of all methods that are not torch's own"
@@ -32,12 +38,6 @@ def _methods(kinds):
     return tuple((k, _code(f, seen)) for c in dict.fromkeys(own) for k,f in vars(c).items() if callable(f))
 
 # %% ../../nbs/engine/trial.ipynb #e0275938
-def _setting(v):
-    "A value that can be compared"
-    try: hash(v)
-    except TypeError: return id(v)
-    return v
-
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 
 def _part(m):
