@@ -3,7 +3,6 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import pickle
 import random
 import warnings
