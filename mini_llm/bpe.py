@@ -18,7 +18,9 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .engine.encoding import Memory, Ranks, as_ids, special_ids, utf8
+from .engine.checks import (
+    as_counts, as_ids, as_texts, as_vocab, refuse_names, special_ids, utf8, whole_number)
+from .engine.encoding import Memory, Ranks
 from .engine.merging import learn_merges
 from .engine.progress import progress_bar
 from .engine.splitting import ChunkTable
@@ -55,8 +57,10 @@ def count_chunks(
     progress:bool=False, # Show a progress bar, if somebody is there to see it
 )->ChunkTable: # The different chunks and how often each occurs
     "Count the different chunks of all texts, reading one text at a time"
+    compile_pattern(pattern)
+    refuse_names(texts)
     res = ChunkTable()
-    for text in progress_bar(progress, [texts] if isinstance(texts, str) else texts, desc='texts'):
+    for text in progress_bar(progress, as_texts(texts), desc='texts'):
         for block in chunk_blocks(text, pattern, data=utf8(text)): res.number(*block)
     return res
 
@@ -103,17 +107,19 @@ class Tokenizer:
         vocab:list[bytes], # Bytes of each id in the order of their ranks; the first 256 are the single bytes
         pattern:str=GPT4_PATTERN, # How text is split into chunks
         special_tokens:Collection[str]|dict[str,int]=(), # Their ids follow the vocabulary, unless given
-        merge_counts:list[int]|None=None, # How often each merge occurred when it was learned, if known
+        merge_counts:Iterable[int]|None=None, # How often each merge occurred when it was learned, if known
     ):
         compile_pattern(pattern)
-        self.vocab,self.pattern = list(vocab),pattern
+        self.vocab,self.pattern = as_vocab(vocab),pattern
         self.ranks = {b: i for i,b in enumerate(self.vocab)}
-        if set(self.vocab[:256]) != {bytes([i]) for i in range(256)}:
-            raise ValueError("the first 256 entries of a vocabulary must be the 256 single bytes")
-        if len(self.ranks) < len(self.vocab) or b'' in self.ranks: raise ValueError("a token is empty or stands twice")
         self.special_tokens = special_ids(special_tokens, len(self.vocab))
-        self.merge_counts = list(merge_counts or [0]*(len(self.vocab) - 256))
+        self.merge_counts = as_counts(merge_counts, len(self.vocab) - 256)
         self._memories = []
+
+    def __eq__(self, other):
+        "Whether both turn every text into the same ids, and every id into the same text"
+        if not isinstance(other, Tokenizer): return NotImplemented
+        return all(getattr(self, o) == getattr(other, o) for o in ('vocab', 'pattern', 'special_tokens'))
 
 # %% ../nbs/01_bpe.ipynb #d77d8285
 @patch(as_prop=True)
@@ -156,14 +162,14 @@ def train(cls:Tokenizer,
     texts:str|Iterable[str], # One text or many, read one at a time
     vocab_size:int=1024, # Bytes and merges, at least 256
     pattern:str=GPT4_PATTERN, # How text is split into chunks
-    special_tokens:Collection[str]=(), # Their ids follow the vocabulary
+    special_tokens:Collection[str]|dict[str,int]=(), # Their ids follow the vocabulary, unless given
     progress:bool=False, # Show a progress bar, if somebody is there to see it
 )->Tokenizer:
     "Learn a vocabulary from text"
-    if vocab_size < 256: raise ValueError(f"vocab_size={vocab_size} has no room for the 256 single bytes")
-    cls(_spell([]), pattern, special_tokens) # a wrong argument is refused before the work begins
+    vocab_size = whole_number(vocab_size, 'vocab_size', 256, 'it counts the 256 single bytes too')
+    special_ids(special_tokens, vocab_size if isinstance(special_tokens, dict) else 256) # a wrong argument is refused before the work begins
     merges = learn_merges(count_chunks(texts, pattern, progress), vocab_size-256, progress)
-    res = cls(_spell(merges[:,:2].tolist()), pattern, special_tokens, merges[:,2].tolist())
+    res = cls(_spell(merges[:,:2].tolist()), pattern, special_tokens, merges[:,2])
     if res.vocab_size < vocab_size:
         warnings.warn(f"the text holds {len(merges)} merges and no more, so vocab_size is {res.vocab_size}, "
                       f"not {vocab_size}", stacklevel=2)
@@ -183,9 +189,9 @@ def _encode_ordinary(self:Tokenizer, text):
 @patch
 def _cut_specials(self:Tokenizer, text, allowed):
     "Ordinary text and allowed special tokens in turn, beginning and ending with text"
-    if isinstance(allowed, str):
-        if allowed != 'all': raise ValueError(f"expected 'all' or a collection of strings, such as [{allowed!r}]")
-        allowed = self.special_tokens
+    if isinstance(allowed, str) and allowed != 'all' or not isinstance(allowed, Iterable):
+        raise ValueError(f"expected 'all' or a collection of strings, such as [{allowed!r}]")
+    if allowed == 'all': allowed = self.special_tokens
     unknown = [s for s in allowed if s not in self.special_tokens]
     if unknown: raise ValueError(f"{unknown[0]!r} is not a special token; there are {list(self.special_tokens)}")
     if not allowed: return [text]
@@ -204,6 +210,68 @@ def encode(self:Tokenizer,
     ids = [np.array([self.special_tokens[o]], np.int32) if i % 2 else self._encode_ordinary(o) for i,o in enumerate(parts)]
     return np.concatenate(ids)
 
+# %% ../nbs/01_bpe.ipynb #2615cafd
+@patch
+def decode_bytes(self:Tokenizer,
+    ids:Iterable[int], # Token ids: a list, an array or a tensor with one dimension
+)->bytes: # The bytes they stand for
+    "Turn ids into bytes"
+    ids,done,res,specials = as_ids(ids),0,[],{i: s for s,i in self.special_tokens.items()}
+    for i in np.flatnonzero((ids < 0) | (ids >= self.vocab_size)).tolist():
+        if (id := int(ids[i])) not in specials: raise ValueError(f"unknown token id {id}; ids run from 0 to {self.n_vocab-1}")
+        res += [self._of.lay_out(ids[done:i]), specials[id].encode()]
+        done = i + 1
+    return b''.join([*res, self._of.lay_out(ids[done:])])
+
+# %% ../nbs/01_bpe.ipynb #aaf376d1
+@patch
+def decode(self:Tokenizer,
+    ids:Iterable[int], # Token ids: a list, an array or a tensor with one dimension
+)->str: # Text, in which invalid UTF-8 is shown as U+FFFD
+    "Turn ids into text"
+    return self.decode_bytes(ids).decode('utf-8', errors='replace')
+
+# %% ../nbs/01_bpe.ipynb #6d3d7cd3
+@patch
+def token_bytes(self:Tokenizer,
+    id:int, # A token id
+)->bytes: # What it stands for
+    "The bytes of one token"
+    return self.vocab[id] if type(id) is int and 0 <= id < self.vocab_size else self.decode_bytes([id])
+
+@patch
+def tokens(self:Tokenizer,
+    text:str, # Any text
+)->list[str]: # The text of each token
+    "How a text is cut into tokens, for reading"
+    return [self.token_bytes(i).decode('utf-8', errors='backslashreplace') for i in self.encode(text).tolist()]
+
+# %% ../nbs/01_bpe.ipynb #f15077c7
+@patch
+def decode_stream(self:Tokenizer,
+    ids:Iterable[int], # Token ids, one at a time
+)->Iterator[str]: # Text in whole characters; invalid bytes become U+FFFD
+    "Turn a stream of ids into a stream of text without broken characters"
+    decoder = codecs.getincrementaldecoder('utf-8')('replace')
+    for i in ids:
+        if piece := decoder.decode(self.token_bytes(i)): yield piece
+    if piece := decoder.decode(b'', final=True): yield piece
+
+# %% ../nbs/01_bpe.ipynb #3c9b0411
+@patch
+def offsets(self:Tokenizer,
+    ids:Iterable[int], # Token ids of a text, which hold no broken characters if those are to be counted
+    unit:str='bytes', # Or 'characters'
+)->np.ndarray: # (number of ids, 2) int64: where each token begins and ends in the decoded text
+    "The place of each token in the text"
+    if unit not in ('bytes', 'characters'): raise ValueError(f"unit={unit!r} is neither 'bytes' nor 'characters'")
+    different,which = np.unique(as_ids(ids), return_inverse=True)
+    tokens = [np.frombuffer(self.token_bytes(i), np.uint8) for i in different.tolist()]
+    begins = [np.ones(len(o), bool) if unit == 'bytes' else o & 0xc0 != 0x80 for o in tokens]
+    counts,inside = (np.array([f(o) for o in begins], np.int64) for f in (np.sum, lambda o: not o[0]))
+    ends = np.cumsum(counts[which])
+    return np.stack([np.maximum(ends - counts[which] - inside[which], 0), ends], axis=1)
+
 # %% ../nbs/01_bpe.ipynb #6a5ba5a0
 @patch
 def encode_batch(self:Tokenizer,
@@ -213,7 +281,7 @@ def encode_batch(self:Tokenizer,
 )->list[np.ndarray]: # Ids of each text, int32
     "Turn several texts into token ids"
     if isinstance(texts, str): raise TypeError("expected several texts, got one str; encode takes a single text")
-    if threads < 1: raise ValueError(f"threads={threads} would encode nothing; use 1 or more")
+    threads = whole_number(threads, 'threads', 1)
     with ThreadPoolExecutor(threads) as pool: return list(pool.map(lambda text: self.encode(text, allowed_special), texts))
 
 # %% ../nbs/01_bpe.ipynb #89c86449
@@ -225,8 +293,8 @@ def pieces(
 )->Iterator[str]: # Parts which joined give back the text
     "Cut a text where a line has ended and another begins"
     held,searched = '',0
-    for text in [texts] if isinstance(texts, str) else texts:
-        held += text
+    for text in as_texts(texts):
+        held += text if isinstance(text, str) else utf8(text)    # which refuses it
         start = 0
         while border := _BORDER.search(held, max(start+size, searched)):
             yield held[start:border.end()]
@@ -259,69 +327,6 @@ def encode_iter(self:Tokenizer,
         for piece in self.pieces(texts, allowed_special):
             yield self.encode(piece, allowed_special)
             bar.update(len(piece))
-
-# %% ../nbs/01_bpe.ipynb #2615cafd
-@patch
-def decode_bytes(self:Tokenizer,
-    ids:Iterable[int], # Token ids: a list, an array or a tensor with one dimension
-)->bytes: # The bytes they stand for
-    "Turn ids into bytes"
-    ids,done,res,specials = as_ids(ids),0,[],{i: s for s,i in self.special_tokens.items()}
-    for i in np.flatnonzero((ids < 0) | (ids >= self.vocab_size)).tolist():
-        if (id := int(ids[i])) not in specials: raise ValueError(f"unknown token id {id}; ids run from 0 to {self.n_vocab-1}")
-        res += [self._of.lay_out(ids[done:i]), specials[id].encode()]
-        done = i + 1
-    return b''.join([*res, self._of.lay_out(ids[done:])])
-
-# %% ../nbs/01_bpe.ipynb #aaf376d1
-@patch
-def decode(self:Tokenizer,
-    ids:Iterable[int], # Token ids: a list, an array or a tensor with one dimension
-)->str: # Text, in which invalid UTF-8 is shown as U+FFFD
-    "Turn ids into text"
-    return self.decode_bytes(ids).decode('utf-8', errors='replace')
-
-# %% ../nbs/01_bpe.ipynb #6d3d7cd3
-@patch
-def token_bytes(self:Tokenizer,
-    id:int, # A token id
-)->bytes: # What it stands for
-    "The bytes of one token"
-    return self.vocab[id] if 0 <= id < self.vocab_size else self.decode_bytes([id])
-
-# %% ../nbs/01_bpe.ipynb #46063268
-@patch
-def tokens(self:Tokenizer,
-    text:str, # Any text
-)->list[str]: # The text of each token
-    "How a text is cut into tokens, for reading"
-    return [self.token_bytes(i).decode('utf-8', errors='backslashreplace') for i in self.encode(text).tolist()]
-
-# %% ../nbs/01_bpe.ipynb #3c9b0411
-@patch
-def offsets(self:Tokenizer,
-    ids:Iterable[int], # Token ids of a text, which hold no broken characters if those are to be counted
-    unit:str='bytes', # Or 'characters'
-)->np.ndarray: # (number of ids, 2) int64: where each token begins and ends in the decoded text
-    "The place of each token in the text"
-    if unit not in ('bytes', 'characters'): raise ValueError(f"unit={unit!r} is neither 'bytes' nor 'characters'")
-    different,which = np.unique(as_ids(ids), return_inverse=True)
-    tokens = [np.frombuffer(self.token_bytes(i), np.uint8) for i in different.tolist()]
-    begins = [np.ones(len(o), bool) if unit == 'bytes' else o & 0xc0 != 0x80 for o in tokens]
-    counts,inside = (np.array([f(o) for o in begins], np.int64) for f in (np.sum, lambda o: not o[0]))
-    ends = np.cumsum(counts[which])
-    return np.stack([np.maximum(ends - counts[which] - inside[which], 0), ends], axis=1)
-
-# %% ../nbs/01_bpe.ipynb #f15077c7
-@patch
-def decode_stream(self:Tokenizer,
-    ids:Iterable[int], # Token ids, one at a time
-)->Iterator[str]: # Text in whole characters; invalid bytes become U+FFFD
-    "Turn a stream of ids into a stream of text without broken characters"
-    decoder = codecs.getincrementaldecoder('utf-8')('replace')
-    for i in ids:
-        if piece := decoder.decode(self.token_bytes(i)): yield piece
-    if piece := decoder.decode(b'', final=True): yield piece
 
 # %% ../nbs/01_bpe.ipynb #762c5ae6
 @patch

@@ -155,7 +155,11 @@ def test_many_different_pairs_are_learned_as_by_rustbpe():
 def test_training_says_what_it_cannot_do():
     with pytest.raises(ValueError, match='vocab_size=255'): Tokenizer.train('a', 255)
     with pytest.raises(ValueError, match='character 1 .*surrogate'): Tokenizer.train(['ok', 'a\udfff'], 300)
-    with pytest.raises(TypeError, match='str, got int'): Tokenizer.train(b'bytes', 300)
+    with pytest.raises(TypeError, match=r"got bytes; turn bytes into text with \.decode"): Tokenizer.train(b'bytes', 300)
+    with pytest.raises(TypeError, match='str, got bytes'): Tokenizer.train([b'bytes'], 300)
+    with pytest.raises(TypeError, match='a text or several, got int'): Tokenizer.train(5)
+    for bad in (300., '300', True, None):
+        with pytest.raises(ValueError, match='is not a whole number'): Tokenizer.train('a', bad)
     with pytest.raises(ValueError, match='does not compile'): Tokenizer.train([], 300, pattern='(')
     with pytest.raises(ValueError, match='the pattern drops'): Tokenizer.train('a b', 300, pattern=r'\w+')
     with pytest.raises(ValueError, match='stands twice'): Tokenizer.train('a', 300, special_tokens=['<x>', '<x>'])
@@ -609,16 +613,16 @@ def refused(saved, tmp_path, data, line=None):
 def test_a_removed_doubled_or_swapped_line_is_refused_by_number(saved, tmp_path):
     lines = saved.read_bytes().splitlines(keepends=True)
     for i in range(len(lines)):
-        refused(saved, tmp_path, b''.join(lines[:i] + lines[i+1:]), i+1 if i < len(lines)-2 else None)
+        refused(saved, tmp_path, b''.join(lines[:i] + lines[i+1:]), i+1 if i < len(lines)-3 else None)
         refused(saved, tmp_path, b''.join(lines[:i+1] + lines[i:]), i+2)
-    for i in range(len(lines)-3):
+    for i in range(len(lines)-4):
         refused(saved, tmp_path, b''.join(lines[:i] + [lines[i+1], lines[i]] + lines[i+2:]), i+1)
 
 def test_a_file_cut_short_is_refused(saved, tmp_path):
     data = saved.read_bytes()
     for n in [*range(0, 400), *range(len(data)-400, len(data)-1)]: refused(saved, tmp_path, data[:n])
 
-def test_a_changed_digit_is_refused_unless_it_is_a_count(saved, tmp_path):
+def test_a_changed_digit_is_refused_by_its_line_unless_it_is_a_count(saved, tmp_path):
     lines = saved.read_text(encoding='utf-8').splitlines(keepends=True)
     for i in range(3, 323):
         head, times, n = lines[i].partition(', ')
@@ -627,12 +631,59 @@ def test_a_changed_digit_is_refused_unless_it_is_a_count(saved, tmp_path):
             changed = head[:m.start()] + digit + head[m.end():] + times + n
             refused(saved, tmp_path, ''.join([*lines[:i], changed, *lines[i+1:]]).encode(), i+1)
 
+def test_changes_that_break_no_rule_are_refused(saved, tmp_path):
+    "A count and a pattern can be other ones; the fingerprint on the last line knows"
+    data = saved.read_bytes()
+    last = len(data.splitlines())
+    for old,new in [(b' times', b'0 times'), (b'[sdmt]', b'[sdmx]'), (b'"<a b>"', b'"<a c>"'), (b'\n320 "', b'\n420 "')]:
+        assert old in data
+        refused(saved, tmp_path, data.replace(old, new, 1), last)
+    digest = data.splitlines()[-1]
+    refused(saved, tmp_path, data.replace(digest, digest[:-1] + (b'0' if digest[-1:] != b'0' else b'1')), last)
+
+def test_who_edits_on_purpose_can_say_so(saved, tmp_path):
+    lines = saved.read_bytes().replace(b'mini_llm bpe 2', b'mini_llm bpe 1').splitlines(keepends=True)[:-1]
+    lines[1] = b'pattern "\\\\w+|\\\\W"\n'
+    (tmp_path/'mine.model').write_bytes(b''.join(lines))
+    tok = Tokenizer.load(tmp_path/'mine.model')
+    assert tok.pattern == r'\w+|\W' and tok.vocab == Tokenizer.load(saved).vocab
+
+def damaged(data, rng):
+    "The data cut short, or with some bits the other way round"
+    if rng.random() < .3: return data[:rng.randrange(len(data))]
+    data = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 8])): data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+@pytest.mark.parametrize('kind', ['model', 'minbpe'])
+@pytest.mark.parametrize('n', [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_damage_anywhere_is_told_with_its_line_or_changes_nothing(saved, tmp_path, kind, n):
+    "Truncation and flipped bits: never anything but a ValueError that names file and line"
+    tok, bad, rng = Tokenizer(Tokenizer.load(saved).vocab, special_tokens=[END_OF_TEXT]), tmp_path/'bad.model', random.Random(n)
+    {'model': tok.save, 'minbpe': tok.to_minbpe}[kind](bad)
+    data, read = bad.read_bytes(), {'model': Tokenizer.load, 'minbpe': Tokenizer.from_minbpe}[kind]
+    read_as_before = 0
+    for _ in range(n):
+        bad.write_bytes(damaged(data, rng))
+        try: found = read(bad)
+        except ValueError as e: assert re.match(rf'{re.escape(str(bad))}, line [0-9]+: ', str(e)), e
+        else:
+            read_as_before += found == tok
+            assert kind == 'minbpe' or found == tok    # minbpe's file has no fingerprint
+    assert read_as_before < n/10
+
+@pytest.mark.parametrize('line', [2, 3, 260, -3, -2])
+def test_numbers_that_are_too_long_are_refused_by_line(saved, tmp_path, line):
+    lines = saved.read_text(encoding='utf-8').splitlines()
+    lines[line] = re.sub('[0-9]+', '9'*5000, lines[line])
+    refused(saved, tmp_path, '\n'.join(lines).encode())
+
 def test_foreign_files_are_refused(saved, tmp_path):
     data = saved.read_bytes()
     refused(saved, tmp_path, b'', 1)
     refused(saved, tmp_path, b'minbpe v1\n', 1)
     refused(saved, tmp_path, b'\xef\xbb\xbf' + data, 1)
-    refused(saved, tmp_path, data.replace(b'bpe 1', b'bpe 2'), 1)
+    refused(saved, tmp_path, data.replace(b'bpe 2', b'bpe 3'), 1)
     refused(saved, tmp_path, data.replace(b'"a"', b'"\xe1"'), 101)
     refused(saved, tmp_path, data.decode().encode('utf-16'), 1)
     with pytest.raises(FileNotFoundError): Tokenizer.load(tmp_path/'none.model')
@@ -828,6 +879,85 @@ def test_what_minbpe_cannot_store_is_refused(tok, tmp_path):
 
 
 # Living with others
+
+def test_tokenizers_are_equal_if_they_say_the_same(tok, tmp_path):
+    tok.save(tmp_path/'x.model')
+    assert tok == Tokenizer.load(tmp_path/'x.model') == copy.deepcopy(tok) == Tokenizer(tok.vocab, special_tokens=[END_OF_TEXT])
+    others = [Tokenizer(tok.vocab), Tokenizer(tok.vocab[:-1], special_tokens={END_OF_TEXT: 1024}), Tokenizer(tok.vocab, CL100K_PATTERN, [END_OF_TEXT])]
+    assert tok not in others and tok != 'tok' and not tok == None # noqa: E711
+    with pytest.raises(TypeError, match='unhashable'): hash(tok) # it can get more special tokens
+
+@pytest.mark.parametrize('counts', [np.array([5, 3]), [5, 3], (np.int64(5), np.int32(3)), iter([5, 3])], ids=str)
+def test_counts_of_merges_in_any_container(counts, tmp_path):
+    tok = Tokenizer(BYTES + [b'ab', b'abc'], merge_counts=counts)
+    assert tok.merge_counts == [5, 3] and {type(n) for n in tok.merge_counts} == {int}
+    tok.save(tmp_path/'x.model')
+    assert Tokenizer.load(tmp_path/'x.model').merge_counts == [5, 3]
+
+@pytest.mark.parametrize('counts, reason', [([5], '2 merges and 1 counts'), (5, 'integers in a row'), ([5, -3], '-3 times'), ([.5, 1.], 'float64')])
+def test_counts_of_merges_that_cannot_be(counts, reason):
+    with pytest.raises(ValueError, match=reason): Tokenizer(BYTES + [b'ab', b'abc'], merge_counts=counts)
+
+@pytest.mark.parametrize('vocab, reason', [
+    ('abc', 'a list of bytes'), (5, 'a list of bytes'), (BYTES + ['ab'], "'ab' is str"), (BYTES + [bytearray(b'ab')], 'bytearray'), (BYTES[1:], 'single bytes'), (BYTES + [b''], 'empty')])
+def test_vocabularies_that_cannot_be(vocab, reason):
+    with pytest.raises(ValueError, match=reason): Tokenizer(vocab)
+
+def learning(*args, **kwargs): pytest.fail('learned before all arguments were checked')
+
+@pytest.mark.parametrize('special_tokens, reason', [
+    ({'<e>': 258}, 'special id 258 belongs to a token; special ids begin at 300'), ({'<e>': 300.}, 'not a whole number'), ({'<e>': '300'}, 'not a whole number'),
+    ({'<e>': True}, 'not a whole number'), (['a', 'a'], 'twice'), (5, 'collection'), (b'ab', 'collection'), ({'<e>': 2**40}, '31 bits')])
+def test_special_tokens_are_checked_before_learning(special_tokens, reason, monkeypatch):
+    monkeypatch.setattr('mini_llm.bpe.learn_merges', learning)
+    with pytest.raises(ValueError, match=reason): Tokenizer.train('abc', 300, special_tokens=special_tokens)
+
+@pytest.mark.parametrize('special_tokens', [{'<e>': 300}, {'<e>': np.int64(5000), '<f>': 301}])
+def test_special_tokens_with_ids_behind_the_vocabulary(special_tokens, text):
+    tok = Tokenizer.train(text[:5000], np.int64(300), special_tokens=special_tokens)
+    assert tok.vocab_size == 300 and tok.special_tokens == special_tokens and type(tok.n_vocab) is int
+    assert tok.encode('a<e>', 'all').tolist()[-1] == special_tokens['<e>']
+
+def test_the_name_of_a_file_is_not_its_text(tmp_path, monkeypatch, tok):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'a book').write_text('uno dos', encoding='utf-8')
+    for names in ('a book', ['a book'], 'nowhere/book.txt', ['x.txt', 'y.txt'], str(tmp_path/'a book')):
+        with pytest.raises(ValueError, match='is the name of a file, not its text; read the file with Path'): quiet_train(names, 260)
+    for path in (tmp_path/'a book', [tmp_path/'a book']):
+        with pytest.raises(TypeError, match='read the file with Path'): quiet_train(path, 260)
+    for f in (tok.encode, lambda o: tok.encode_batch([o]), lambda o: list(tok.encode_iter(o)), lambda o: list(tok.encode_iter([o]))):
+        with pytest.raises(TypeError, match='read the file with Path'): f(tmp_path/'a book')
+        with pytest.raises(TypeError, match='decode'): f(b'bytes')
+    assert tok.decode(tok.encode('a book')) == 'a book' # a text like any other
+    for texts in ('a book about a book.txt', ['a book', 'is a text']): assert quiet_train(texts, 260).vocab_size == 260
+
+@pytest.mark.parametrize('ids', ['hola', 5, None, [[1], [2, 3]], [None], [1, '2'], np.float32([1]), np.int64(5), 1.5], ids=str)
+def test_what_is_no_row_of_ids(tok, ids):
+    for f in (tok.decode, tok.decode_bytes, tok.offsets):
+        with pytest.raises(ValueError, match='ids'): f(ids)
+
+@pytest.mark.parametrize('id', ['a', 1.5, None, True, -1, 1025, [1]], ids=str)
+def test_what_is_no_id(tok, id):
+    with pytest.raises(ValueError, match='id'): tok.token_bytes(id)
+    with pytest.raises(ValueError, match='id'): list(tok.decode_stream([id]))
+
+@pytest.mark.parametrize('threads', [0, -1, 1.5, '2', None, True])
+def test_threads_are_a_number(tok, threads):
+    with pytest.raises(ValueError, match=f'threads={threads!r}'): tok.encode_batch(['a'], threads=threads)
+
+@pytest.mark.parametrize('allowed', [5, [5], 'x', ['x'], 1.5])
+def test_special_tokens_that_are_not_known_are_not_allowed(tok, allowed):
+    with pytest.raises(ValueError, match='special token|collection'): tok.encode('a', allowed)
+
+def test_progress_without_a_place_to_show_it(monkeypatch, text):
+    monkeypatch.setattr(sys, 'stderr', None) # as under pythonw, or with 2>&-
+    tok = Tokenizer.train(text[:5000], 300, progress=True)
+    assert joined(tok.encode_iter(text[:5000], progress=True)) == tok.encode(text[:5000]).tolist()
+
+@pytest.mark.parametrize('name', ['END_OF_TEXT', 'Tokenizer', 'count_chunks', 'learn_merges', 'pieces', 'as_ids'])
+def test_names_that_stay(name):
+    import mini_llm.bpe
+    assert name in mini_llm.bpe.__all__ and not {'KEY', 'COUNT', 'LAST', 'LIST', 'FREQUENT', 'NO_LIMIT', 'LONGEST'} & set(mini_llm.bpe.__all__)
 
 def test_tokenizers_can_be_copied_and_pickled(tok):
     tok = Tokenizer(tok.vocab, r'\S+|\s+', {END_OF_TEXT: 2000}, tok.merge_counts)

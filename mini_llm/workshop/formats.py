@@ -6,12 +6,13 @@
 __all__ = ['write_model', 'read_model', 'read_tiktoken', 'to_tiktoken', 'write_huggingface', 'write_minbpe', 'read_minbpe']
 
 # %% ../../nbs/workshop/formats.ipynb #f5a301a4
-import json, re
+import hashlib, json, re
 from pathlib import Path
 
 import numpy as np
 
-from ..engine.encoding import Ranks, special_ids
+from ..engine.checks import special_ids
+from ..engine.encoding import Ranks
 from ..engine.files import write_atomic
 from ..engine.splitting import LETTER, NUMBER, char_classes
 from ..regex_split import FAST_PATTERNS, compile_pattern
@@ -33,37 +34,48 @@ def _unquote(s):
     return re.sub(rb'\\(?:x(..)|(.))', lambda m: bytes.fromhex(m[1].decode()) if m[1] else m[2], s[1:-1].encode())
 
 # %% ../../nbs/workshop/formats.ipynb #e820afcc
-def _lines(tok):
-    "The lines of the model file"
-    yield 'mini_llm bpe 1'
-    yield f'pattern {_quote(tok.pattern.encode())}'
-    yield f'tokens {tok.vocab_size}'
+def _token_lines(tok):
+    "A line for each token"
     for i,b in enumerate(tok.vocab[:256]): yield f'{i} {_quote(b)}'
     for i,(parts,n) in enumerate(zip(tok.merges, tok.merge_counts), 256):
         times = f', {n} times' if n else ''
         yield f"{i} {_quote(tok.vocab[i])} = {' + '.join(map(str, parts))}{times}"
+
+def _lines(tok):
+    "The lines of the model file, but for the last"
+    yield 'mini_llm bpe 2'
+    yield f'pattern {_quote(tok.pattern.encode())}'
+    yield f'tokens {tok.vocab_size}'
+    yield from _token_lines(tok)
     yield f'specials {len(tok.special_tokens)}'
     for s,i in tok.special_tokens.items(): yield f'{i} {_quote(s.encode())}'
 
+def _digest(lines): return hashlib.sha256(''.join(f'{line}\n' for line in lines).encode()).hexdigest()
+
+# %% ../../nbs/workshop/formats.ipynb #f1b2c300
 def write_model(
     tok:'Tokenizer', # What to write
     path:str|Path, # Where to, usually ending in .model
 ):
     "Write a tokenizer as text that a person can read"
-    write_atomic(path, ''.join(f'{line}\n' for line in _lines(tok)))
+    lines = list(_lines(tok))
+    write_atomic(path, ''.join(f'{line}\n' for line in [*lines, f'sha256 {_digest(lines)}']))
 
 # %% ../../nbs/workshop/formats.ipynb #25578e4c
+_NUMBER = '([0-9]{1,19})'
+
 class _Reader:
-    "The lines of a model file, taken one after another"
+    "The lines of a file, taken one after another"
     def __init__(self, path):
         self.path,self.n,data = path,0,Path(path).read_bytes()
         try: text = data.decode('utf-8')
         except UnicodeDecodeError as e:
-            self.n = data[:e.start].count(b'\n') + 1
-            self.fail(f"byte {e.start} of the file, {data[e.start]:#04x}, is not UTF-8")
+            line = data[:e.start].count(b'\n') + 1
+            self.fail(f"byte {e.start} of the file, {data[e.start]:#04x}, is not UTF-8", line)
         self.lines = text.replace('\r\n', '\n').removesuffix('\n').split('\n')
 
-    def fail(self, reason): raise ValueError(f"{self.path}, line {self.n}: {reason}") from None
+    def fail(self, reason, line=None):
+        raise ValueError(f"{self.path}, line {line or self.n}: {reason}") from None
 
     def take(self, form, what):
         "The groups of the next line, which must have this form"
@@ -76,54 +88,75 @@ class _Reader:
     def check(self, f, *args):
         "Call `f`, and let its complaint name this line"
         try: return f(*args)
-        except ValueError as e: self.fail(e)
+        except (ValueError, OverflowError, RecursionError, MemoryError) as e: self.fail(e)
+
+    def end(self):
+        "Refuse lines that are left"
+        self.n += 1
+        if self.n <= len(self.lines): self.fail("the file goes on after its end")
 
 # %% ../../nbs/workshop/formats.ipynb #d9ed90d5
 def _read_token(reader, ranks):
     "One token, what it is made of, and its count, checked against the tokens before it"
     i = len(ranks)
-    idx,quoted,parts,n = reader.take(rf'([0-9]+) ({_QUOTED})(?: = ([0-9 +]+)(?:, ([0-9]+) times)?)?', f'token {i}')
+    made = rf' = ([0-9]+(?: \+ [0-9]+)*)(?:, {_NUMBER} times)?' if i >= 256 else '()()'
+    idx,quoted,parts,n = reader.take(f'{_NUMBER} ({_QUOTED}){made}', f'token {i}')
     b = _unquote(quoted)
     if int(idx) != i: reader.fail(f"the id is {idx} where {i} should be")
     if b in ranks: reader.fail(f"{quoted} is already token {ranks[b]}")
     if (len(b) == 1) != (i < 256): reader.fail("the first 256 tokens, and no others, are single bytes")
     return b, parts, int(n or 0)
 
-def _check_parts(reader, first, parts, vocab):
-    "Compare what the lines from `first` on say tokens are made of with what they are made of"
-    for reader.n,said,made in zip(range(first, first+len(parts)), parts, [None]*256 + [' + '.join(map(str, o)) for o in Ranks(vocab).merges()]):
-        if said != made: reader.fail(f"{vocab[reader.n-first]!r} is made of {made or 'nothing'}, not of {said or 'nothing'}")
+def _read_tokens(reader):
+    "All tokens in the order of their ids, and the counts of their merges"
+    size, = reader.take(f'tokens {_NUMBER}', 'the number of tokens')
+    if int(size) < 256: reader.fail(f"{size} tokens are too few, since there are 256 bytes")
+    first,ranks,parts,counts = reader.n+1,{},[],[]
+    for i in range(int(size)):
+        b,said,n = _read_token(reader, ranks)
+        ranks[b] = i
+        parts.append(said)
+        counts.append(n)
+    vocab = list(ranks)
+    for i,made in enumerate(Ranks(vocab).merges(), 256):
+        made = ' + '.join(map(str, made))
+        if parts[i] != made: reader.fail(f"{vocab[i]!r} is made of {made}, not of {parts[i]}", first+i)
+    return vocab, counts[256:]
 
 # %% ../../nbs/workshop/formats.ipynb #53da7102
-def _read_special(reader, specials, first):
-    "One special token and its id, checked against those before it"
-    i,quoted = reader.take(f'([0-9]+) ({_QUOTED})', 'a special token')
-    s = reader.check(lambda: _unquote(quoted).decode())
-    if s in specials: reader.fail(f"{quoted} is already special token {specials[s]}")
-    return reader.check(special_ids, specials | {s: int(i)}, first)
+def _read_specials(reader, first):
+    "All special tokens and their ids"
+    number, = reader.take(f'specials {_NUMBER}', 'the number of special tokens')
+    res = {}
+    for _ in range(int(number)):
+        i,quoted = reader.take(f'{_NUMBER} ({_QUOTED})', 'a special token')
+        s = reader.check(lambda: _unquote(quoted).decode())
+        if s in res: reader.fail(f"{quoted} is already special token {res[s]}")
+        res = reader.check(special_ids, res | {s: int(i)}, first)
+    return res
+
+def _check_digest(reader):
+    "Compare the lines so far with their fingerprint, which is the next"
+    found = _digest(reader.lines[:reader.n])
+    said, = reader.take('sha256 ([0-9a-f]{64})', 'the SHA-256 of the lines above')
+    if said != found: reader.fail("the lines above are not those that were saved, their SHA-256 differs; if they were changed "
+                                  "on purpose, make the first line 'mini_llm bpe 1' and delete this one")
 
 # %% ../../nbs/workshop/formats.ipynb #68e12e2d
 def read_model(
     path:str|Path, # A file that `write_model` wrote
 )->tuple[list[bytes],str,dict[str,int],list[int]]: # Vocabulary, pattern, special tokens, counts of merges
     "Read what makes a tokenizer, checking every line"
-    reader,ranks,parts,counts,specials = _Reader(path),{},[],[],{}
-    version, = reader.take(r'mini_llm bpe ([0-9]+)', "'mini_llm bpe 1', the first line of a tokenizer")
-    if version != '1': reader.fail(f"the format has version {version}, and this program knows version 1")
+    reader = _Reader(path)
+    version, = reader.take('mini_llm bpe ([0-9]{1,9})', "'mini_llm bpe 2', the first line of a tokenizer")
+    if version not in ('1', '2'): reader.fail(f"the format has version {version}, and this program knows versions 1 and 2")
     quoted, = reader.take(f'pattern ({_QUOTED})', 'a pattern in quotes')
     pattern = reader.check(lambda: compile_pattern(_unquote(quoted).decode())).pattern
-    size, = reader.take('tokens ([0-9]+)', 'the number of tokens')
-    if int(size) < 256: reader.fail(f"{size} tokens are too few, since there are 256 bytes")
-    for i in range(int(size)):
-        b,said,n = _read_token(reader, ranks)
-        ranks[b] = i
-        parts.append(said)
-        if i >= 256: counts.append(n)
-    number, = reader.take('specials ([0-9]+)', 'the number of special tokens')
-    for _ in range(int(number)): specials = _read_special(reader, specials, len(ranks))
-    if reader.lines[reader.n:]: reader.n += 1; reader.fail("the file goes on after its end")
-    _check_parts(reader, 4, parts, list(ranks))
-    return list(ranks), pattern, specials, counts
+    vocab,counts = _read_tokens(reader)
+    specials = _read_specials(reader, len(vocab))
+    if version == '2': _check_digest(reader)
+    reader.end()
+    return vocab, pattern, specials, counts
 
 # %% ../../nbs/workshop/formats.ipynb #fbf23e17
 def read_tiktoken(
@@ -131,7 +164,8 @@ def read_tiktoken(
 )->tuple[list[bytes],str,dict[str,int]]: # Vocabulary, pattern, special tokens
     "What makes a tokenizer, from one of tiktoken's"
     ranks = encoding._mergeable_ranks
-    if sorted(ranks.values()) != list(range(len(ranks))): raise ValueError(f"the ranks of {encoding.name!r} are not 0 to {len(ranks)-1}")
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ValueError(f"the ranks of {encoding.name!r} are not 0 to {len(ranks)-1}")
     return sorted(ranks, key=ranks.get), encoding._pat_str, encoding._special_tokens
 
 def to_tiktoken(
@@ -143,8 +177,8 @@ def to_tiktoken(
     return tiktoken.Encoding(name, pat_str=tok.pattern, mergeable_ranks=tok.ranks, special_tokens=tok.special_tokens)
 
 # %% ../../nbs/workshop/formats.ipynb #290fd645
-_PRINTABLE = [b for b in range(256) if chr(b).isprintable() and b != 32]
-_SPELLING = {**{b: chr(b) for b in _PRINTABLE}, **{b: chr(256+i) for i,b in enumerate(sorted({*range(256)} - {*_PRINTABLE}))}}
+_PRINTABLE = {b for b in range(256) if chr(b).isprintable() and b != 32}
+_SPELLING = {b: chr(b) for b in _PRINTABLE} | {b: chr(256+i) for i,b in enumerate(sorted({*range(256)} - _PRINTABLE))}
 def _spelled(b): return ''.join(map(_SPELLING.get, b))
 
 # %% ../../nbs/workshop/formats.ipynb #574a96ea
@@ -155,53 +189,79 @@ def _ranges(kind):
 
 def _oniguruma(pattern):
     "A pattern that has a machine, in Oniguruma's spelling"
-    if pattern not in FAST_PATTERNS: raise ValueError(
-        f"what Oniguruma makes of the pattern {pattern!r} is not known; give its spelling for Oniguruma as pattern=")
-    for was,now in [(r'{1,3}+', '{1,3}'), ('$', r'\z'), (r'\p{L}\p{N}]', f'{_ranges(LETTER)}{_ranges(NUMBER)}]'),
-                    (r'\p{L}', f'[{_ranges(LETTER)}]'), (r'\p{N}', f'[{_ranges(NUMBER)}]')]:
+    if pattern not in FAST_PATTERNS:
+        raise ValueError(f"what Oniguruma makes of the pattern {pattern!r} is not known; "
+                         "give its spelling for Oniguruma as pattern=")
+    letters,numbers = _ranges(LETTER),_ranges(NUMBER)
+    for was,now in [(r'{1,3}+', '{1,3}'), ('$', r'\z'), (r'\p{L}\p{N}]', f'{letters}{numbers}]'),
+                    (r'\p{L}', f'[{letters}]'), (r'\p{N}', f'[{numbers}]')]:
         pattern = pattern.replace(was, now)
     return pattern
 
 # %% ../../nbs/workshop/formats.ipynb #ed16f627
 def _hf_merges(tok):
     "The pairs that can be joined, by the rank of what they make"
-    return [[_spelled(b[:k]), _spelled(b[k:])] for b in tok.vocab[256:]
-            for k in sorted(range(1, len(b)), key=lambda k: tok.ranks.get(b[:k], 0)) if b[:k] in tok.ranks and b[k:] in tok.ranks]
+    def cuts(b): return [k for k in range(1, len(b)) if b[:k] in tok.ranks and b[k:] in tok.ranks]
+    return [[_spelled(b[:k]), _spelled(b[k:])] for b in tok.vocab[256:] for k in sorted(cuts(b), key=lambda k: tok.ranks[b[:k]])]
 
-def _hf_special(tok, s):
+def _hf_special(s, i):
     "A special token in Hugging Face's form"
-    return dict(id=tok.special_tokens[s], content=s, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
+    return dict(id=i, content=s, single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
 
+# %% ../../nbs/workshop/formats.ipynb #f1b2c303
 def write_huggingface(
     tok:'Tokenizer', # What to write
     path:str|Path, # Where to, usually `tokenizer.json`
     pattern:str|None=None, # How Oniguruma spells the pattern (default: known for patterns that have a machine)
 ):
-    "Write a file that `transformers.PreTrainedTokenizerFast(tokenizer_file=path)` loads; special tokens are always recognised there"
-    bytes_ = dict(type='ByteLevel', add_prefix_space=False, trim_offsets=False, use_regex=False)
-    cut = dict(type='Split', pattern=dict(Regex=pattern or _oniguruma(tok.pattern)), behavior='Isolated', invert=False)
+    "Write a file for `transformers.PreTrainedTokenizerFast(tokenizer_file=path)`; special tokens are always seen there"
     vocab = {_spelled(b): i for b,i in tok.ranks.items()}
-    if both := sorted(vocab.keys() & tok.special_tokens.keys()): raise ValueError(f"the special token {both[0]!r} is spelled like a token")
-    model = dict(type='BPE', ignore_merges=True, vocab=vocab | tok.special_tokens, merges=_hf_merges(tok))
-    write_atomic(path, json.dumps(dict(version='1.0', added_tokens=[_hf_special(tok, s) for s in tok.special_tokens],
-        pre_tokenizer=dict(type='Sequence', pretokenizers=[cut, bytes_]), decoder=bytes_, model=model), ensure_ascii=False))
+    if both := sorted(vocab.keys() & tok.special_tokens.keys()):
+        raise ValueError(f"the special token {both[0]!r} is spelled like a token")
+    bytes_ = dict(type='ByteLevel', add_prefix_space=False, trim_offsets=False, use_regex=False)
+    regex = dict(Regex=pattern or _oniguruma(tok.pattern))
+    cut = dict(type='Split', pattern=regex, behavior='Isolated', invert=False)
+    write_atomic(path, json.dumps(dict(
+        version='1.0', added_tokens=[_hf_special(s, i) for s,i in tok.special_tokens.items()], decoder=bytes_,
+        pre_tokenizer=dict(type='Sequence', pretokenizers=[cut, bytes_]),
+        model=dict(type='BPE', ignore_merges=True, vocab=vocab | tok.special_tokens, merges=_hf_merges(tok))), ensure_ascii=False))
 
 # %% ../../nbs/workshop/formats.ipynb #06e9918b
+def _check_minbpe(tok):
+    "Refuse what minbpe's file cannot hold"
+    if tok.vocab[:256] != [bytes([i]) for i in range(256)]:
+        raise ValueError("minbpe numbers the single bytes 0 to 255 in order, this tokenizer does not")
+    if bad := [o for o in tok.merges if len(o) != 2]:
+        raise ValueError(f"minbpe merges two ids at a time, and {bad[0]} are one token here")
+    if bad := [o for o in [tok.pattern, *tok.special_tokens] if '\n' in o or '\r' in o or o != o.strip()]:
+        raise ValueError(f"minbpe cannot store line ends or outer blanks: {bad[0]!r}")
+    if bad := [s for s in tok.special_tokens if len(s.split()) != 1]:
+        raise ValueError(f"minbpe cannot store blanks: {bad[0]!r}")
+
 def write_minbpe(
     tok:'Tokenizer', # What to write
     path:str|Path, # Where to, ending in .model
 ):
     "Write the file of minbpe's RegexTokenizer"
-    if tok.vocab[:256] != [bytes([i]) for i in range(256)]: raise ValueError("minbpe numbers the single bytes 0 to 255 in order, this tokenizer does not")
-    if bad := [o for o in tok.merges if len(o) != 2]: raise ValueError(f"minbpe merges two ids at a time, and {bad[0]} are one token here")
-    if bad := [o for o in [tok.pattern, *tok.special_tokens] if '\n' in o or '\r' in o or o != o.strip()]:
-        raise ValueError(f"minbpe cannot store line ends or outer blanks: {bad[0]!r}")
-    if bad := [s for s in tok.special_tokens if len(s.split()) != 1]: raise ValueError(f"minbpe cannot store blanks: {bad[0]!r}")
+    _check_minbpe(tok)
     lines = ['minbpe v1', tok.pattern, str(len(tok.special_tokens)), *(f'{s} {i}' for s,i in tok.special_tokens.items()),
              *(f'{left} {right}' for left,right in tok.merges)]
     write_atomic(path, ''.join(f'{line}\n' for line in lines))
 
 # %% ../../nbs/workshop/formats.ipynb #96e19b11
+def _read_pairs(reader):
+    "The vocabulary that the pairs on the lines that are left make"
+    ranks = {bytes([i]): i for i in range(256)}
+    vocab = list(ranks)
+    while reader.n < len(reader.lines):
+        left,right = map(int, reader.take(f'{_NUMBER} {_NUMBER}', 'a pair of ids'))
+        if max(left, right) >= len(vocab): reader.fail(f"{left, right} speaks of a token that is not there yet")
+        b = vocab[left] + vocab[right]
+        if b in ranks: reader.fail(f"{left, right} gives {b!r}, which is token {ranks[b]} already")
+        ranks[b] = len(vocab)
+        vocab.append(b)
+    return vocab
+
 def read_minbpe(
     path:str|Path, # A .model file of minbpe's RegexTokenizer
 )->tuple[list[bytes],str,dict[str,int]]: # Vocabulary, pattern, special tokens
@@ -209,15 +269,11 @@ def read_minbpe(
     reader,specials = _Reader(path),{}
     reader.take('minbpe v1', "'minbpe v1', the first line of such a file")
     pattern, = reader.take('(.+)', 'a pattern')
-    number, = reader.take('([0-9]+)', 'the number of special tokens')
-    for _ in range(int(number)):
-        s,i = reader.take(r'(\S+) ([0-9]+)', 'a special token and its id')
-        specials[s] = int(i)
-    vocab = [bytes([i]) for i in range(256)]
-    while reader.lines[reader.n:]:
-        left,right = map(int, reader.take('([0-9]+) ([0-9]+)', 'a pair of ids'))
-        if max(left, right) >= len(vocab): reader.fail(f"{left, right} speaks of a token that is not there yet")
-        vocab.append(vocab[left] + vocab[right])
-        if vocab[-1] in vocab[:-1]: reader.fail(f"{left, right} gives {vocab[-1]!r}, which is a token already")
     reader.check(compile_pattern, pattern)
+    number, = reader.take(_NUMBER, 'the number of special tokens')
+    for _ in range(int(number)):
+        s,i = reader.take(rf'(\S+) {_NUMBER}', 'a special token and its id')
+        if s in specials: reader.fail(f"{s!r} is already special token {specials[s]}")
+        specials[s] = int(i)
+    vocab = _read_pairs(reader)
     return vocab, pattern, reader.check(special_ids, specials, len(vocab))
