@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
-from .engine.checks import (
-    as_counts, as_ids, as_texts, as_vocab, refuse_names, special_ids, utf8, whole_number)
+from .engine.checks import number
 from .engine.encoding import Memory, Ranks
+from .engine.inputs import as_counts, as_ids, as_texts, as_vocab, refuse_names, special_ids, utf8
 from .engine.merging import learn_merges
 from .engine.progress import progress_bar
 from .engine.splitting import ChunkTable
@@ -166,7 +166,7 @@ def train(cls:Tokenizer,
     progress:bool=False, # Show a progress bar, if somebody is there to see it
 )->Tokenizer:
     "Learn a vocabulary from text"
-    vocab_size = whole_number(vocab_size, 'vocab_size', 256, 'it counts the 256 single bytes too')
+    vocab_size = number('vocab_size', vocab_size, least=256)
     special_ids(special_tokens, vocab_size if isinstance(special_tokens, dict) else 256) # a wrong argument is refused before the work begins
     merges = learn_merges(count_chunks(texts, pattern, progress), vocab_size-256, progress)
     res = cls(_spell(merges[:,:2].tolist()), pattern, special_tokens, merges[:,2])
@@ -281,7 +281,7 @@ def encode_batch(self:Tokenizer,
 )->list[np.ndarray]: # Ids of each text, int32
     "Turn several texts into token ids"
     if isinstance(texts, str): raise TypeError("expected several texts, got one str; encode takes a single text")
-    threads = whole_number(threads, 'threads', 1)
+    threads = number('threads', threads, least=1)
     with ThreadPoolExecutor(threads) as pool: return list(pool.map(lambda text: self.encode(text, allowed_special), texts))
 
 # %% ../nbs/01_bpe.ipynb #89c86449

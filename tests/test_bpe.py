@@ -159,7 +159,7 @@ def test_training_says_what_it_cannot_do():
     with pytest.raises(TypeError, match='str, got bytes'): Tokenizer.train([b'bytes'], 300)
     with pytest.raises(TypeError, match='a text or several, got int'): Tokenizer.train(5)
     for bad in (300., '300', True, None):
-        with pytest.raises(ValueError, match='is not a whole number'): Tokenizer.train('a', bad)
+        with pytest.raises(ValueError, match='must be a whole number'): Tokenizer.train('a', bad)
     with pytest.raises(ValueError, match='does not compile'): Tokenizer.train([], 300, pattern='(')
     with pytest.raises(ValueError, match='the pattern drops'): Tokenizer.train('a b', 300, pattern=r'\w+')
     with pytest.raises(ValueError, match='stands twice'): Tokenizer.train('a', 300, special_tokens=['<x>', '<x>'])
@@ -906,8 +906,8 @@ def test_vocabularies_that_cannot_be(vocab, reason):
 def learning(*args, **kwargs): pytest.fail('learned before all arguments were checked')
 
 @pytest.mark.parametrize('special_tokens, reason', [
-    ({'<e>': 258}, 'special id 258 belongs to a token; special ids begin at 300'), ({'<e>': 300.}, 'not a whole number'), ({'<e>': '300'}, 'not a whole number'),
-    ({'<e>': True}, 'not a whole number'), (['a', 'a'], 'twice'), (5, 'collection'), (b'ab', 'collection'), ({'<e>': 2**40}, '31 bits')])
+    ({'<e>': 258}, 'special id 258 belongs to a token; special ids begin at 300'), ({'<e>': 300.}, 'must be a whole number'), ({'<e>': '300'}, 'must be a whole number'),
+    ({'<e>': True}, 'must be a whole number'), (['a', 'a'], 'twice'), (5, 'collection'), (b'ab', 'collection'), ({'<e>': 2**40}, '31 bits')])
 def test_special_tokens_are_checked_before_learning(special_tokens, reason, monkeypatch):
     monkeypatch.setattr('mini_llm.bpe.learn_merges', learning)
     with pytest.raises(ValueError, match=reason): Tokenizer.train('abc', 300, special_tokens=special_tokens)

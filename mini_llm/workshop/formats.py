@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..engine.checks import special_ids
 from ..engine.encoding import Ranks
 from ..engine.files import write_atomic
+from ..engine.inputs import special_ids
 from ..engine.splitting import LETTER, NUMBER, char_classes
 from ..regex_split import FAST_PATTERNS, compile_pattern
 
