@@ -178,7 +178,7 @@ def test_the_estimate_of_memory_is_near_what_is_used(root):
         import torch
         from mini_llm.train import *
         from mini_llm.gpt import GPT, GPTConfig
-        cfg, machine = GPTConfig(vocab_size=2048, n_layer=4, n_head=4, n_embd=256, context_length=128), Machine(threads=1)
+        cfg, machine = GPTConfig(vocab_size=2048, n_layer=4, n_head=4, n_embd=256, context_length=128), Device(threads=1)
         def once(cfg, n):
             model = GPT(cfg)
             grads, optimizers = gradients(model, machine, n), make_optimizers(model)

@@ -147,10 +147,9 @@ def test_every_result_file_can_be_drawn(path):
     assert all(o.get_text().endswith(f"× {r['peer']}") for o, r in zip(ax.texts, rows))
 
 
-def test_speed_plot_marks_goals_and_leaves_out_absolute_rows():
+def test_speed_plot_leaves_out_absolute_rows():
     rows = [dict(work='split', peer='regex', ratio=10, bar=12, aim=20), dict(work='memory', ratio=None, bar=800, aim=400),
             dict(work='decode', peer='tiktoken', ratio=2, bar=1, aim=3)]
     ax = plot_speed(dict(rows=rows))
-    assert [(o.get_label(), o.get_xdata()[0]) for o in ax.lines[:4]] == [('bar', 12), ('bar', 1), ('aim', 20), ('aim', 3)]
-    assert [o.get_text() for o in ax.get_legend().get_texts()] == ['bar', 'aim'] and len(ax.patches) == 2
+    assert len(ax.patches) == 2 and ax.get_legend() is None                  # and what a benchmark aims at is no result
     with pytest.raises(ValueError, match='nothing to compare'): plot_speed(dict(rows=rows[1:2]))

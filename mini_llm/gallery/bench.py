@@ -10,6 +10,8 @@ import json, math
 from pathlib import Path
 from textwrap import fill
 
+from .drawing import BLUE, GREY, ORANGE, axes
+
 # %% ../../nbs/gallery/bench.ipynb #00b65a43
 def _read_results(results):
     "The rows that have a ratio, and all that was written with them"
@@ -18,38 +20,25 @@ def _read_results(results):
     if not rows: raise ValueError("no row of these results has a ratio, so there is nothing to compare")
     return rows, data
 
-def _mark_goals(ax, rows):
-    "A short line across each bar where the goals of a row are"
-    for key,style in [('bar', '-'), ('aim', ':')]:
-        for y,goal in [(y, row[key]) for y,row in enumerate(rows) if row.get(key)]:
-            ax.plot([goal, goal], [y-.38, y+.38], style, color='C3', lw=1.8, label=key)
-    unique = dict(zip(*ax.get_legend_handles_labels()[::-1]))
-    if unique:
-        ax.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, ncols=2, loc='lower right',
-                  bbox_to_anchor=(1, 1))
-
 # %% ../../nbs/gallery/bench.ipynb #2a6075e7
 def plot_speed(
-    results:dict|str|Path, # What a benchmark wrote, or its path: rows of work, peer and ratio, perhaps bar and aim
-    ax=None, # Matplotlib axes to draw on (default: a new figure)
-): # The axes drawn on
+    results:dict|str|Path, # What a benchmark wrote, or its path: rows of work, peer and ratio
+    ax:'Axes|None'=None, # Where to draw (default: a new figure)
+)->'Axes': # The axes drawn on
     "Plot how many times as fast as its peer each kind of work is done; rows without a peer are left out"
-    import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator
     rows,data = _read_results(results)
-    if ax is None: _,ax = plt.subplots(figsize=(6, .4*len(rows) + .8))
+    ax = axes(7, .36*len(rows) + .9) if ax is None else ax
     for y,row in enumerate(rows):
-        ax.barh(y, row['ratio']-1, left=1, height=.6, color='C0' if row['ratio'] >= 1 else 'C1')
-        ax.text(1.02, y, f"{row['ratio']:,.3g} × {row['peer']}", transform=ax.get_yaxis_transform(),
-                va='center', fontsize=9)
-    _mark_goals(ax, rows)
+        ax.barh(y, row['ratio']-1, left=1, height=.62, color=BLUE if row['ratio'] >= 1 else ORANGE)
+        ax.annotate(f"{row['ratio']:,.3g} × {row['peer']}", (max(1, row['ratio']), y), (5, 0), textcoords='offset points', va='center')
     ax.axvline(1, color='0.2', lw=1)
     ax.set_xscale('log')
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),
                  major_formatter=lambda x, _: f'{x:,g}')
     ax.set_yticks(range(len(rows)), [row['work'] for row in rows], fontsize=9)
     ax.invert_yaxis()
-    ax.set_xlabel('times as fast as the peer')
+    ax.set(xlabel='times as fast as the peer', xlim=(None, 8*max(row['ratio'] for row in rows)))
     ax.tick_params(axis='y', length=0)
     measured = ', '.join(o for o in (data.get('date', '')[:10], data.get('cpu')) if o)
     ax.set_title(measured, fontsize=8, loc='left', color='0.35')
@@ -59,20 +48,18 @@ def plot_speed(
 # %% ../../nbs/gallery/bench.ipynb #ea16bd1a
 def plot_ablation(
     path:str|Path, # What `benchmarks/ablation.py` has written
-    ax=None, # Matplotlib axes to draw on (default: a new figure)
-): # The axes drawn on
+    ax:'Axes|None'=None, # Where to draw (default: a new figure)
+)->'Axes': # The axes drawn on
     "Bits per byte of each variant: every run a dot, the mean with its standard error"
     rows = json.loads(Path(path).read_text(encoding='utf-8'))['rows']
-    if ax is None:
-        import matplotlib.pyplot as plt
-        _,ax = plt.subplots(figsize=(5.5, .45*len(rows) + .8))
+    ax = axes(6.5, .45*len(rows) + .8) if ax is None else ax
     for y,row in enumerate(rows):
         bits = row['bits']
         mean = sum(bits)/len(bits)
         error = math.sqrt(sum((o-mean)**2 for o in bits) / max(1, len(bits)-1) / len(bits))
         if not y: ax.axvline(mean, color='0.8', lw=1, zorder=0)
-        ax.plot(bits, [y]*len(bits), 'o', ms=4, color='0.7')
-        ax.errorbar(mean, y, xerr=error, fmt='D', ms=5, capsize=4, color='C0' if y else 'C1')
+        ax.plot(bits, [y]*len(bits), 'o', ms=4, color=GREY)
+        ax.errorbar(mean, y, xerr=error, fmt='D', ms=5, capsize=4, color=BLUE if y else ORANGE)
     ax.set_yticks(range(len(rows)), [fill(row['work'], 26) for row in rows])
     ax.set(xlabel='bits per byte', ylim=(len(rows)-.4, -.6))
     return ax

@@ -14,6 +14,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from ..engine.kernels import kernel
+from .drawing import GREY, axes
 
 # %% ../../nbs/gallery/copies.ipynb #3c17ebfe
 def _first_letters(codes):
@@ -215,15 +216,13 @@ def copies(
 def plot_copies(
     meters:dict[str,Copies], # What to compare, by name
     most:int=60, # How far to draw, in characters
-    ax=None, # Matplotlib axes to draw on (default: a new figure)
-): # The axes drawn on
+    ax:'Axes|None'=None, # Where to draw (default: a new figure)
+)->'Axes': # The axes drawn on
     "Plot the copied share against the length from which a stretch counts"
-    import matplotlib.pyplot as plt
-    if ax is None: _,ax = plt.subplots(figsize=(6, 3.5))
+    ax = axes(6, 3.3) if ax is None else ax
     sizes = range(1, most+1)
     for name,o in meters.items(): ax.plot(sizes, [100*o.share(k) for k in sizes], label=name)
-    for least in {o.least for o in meters.values()}: ax.axvline(least, color='0.6', ls=':', lw=1)
+    for least in {o.least for o in meters.values()}: ax.axvline(least, color=GREY, ls=':', lw=1)
     ax.set(xlabel='shortest stretch that counts, in characters', ylabel='copied, %', ylim=(-3, 103), xlim=(1, most))
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.legend(frameon=False)
+    ax.legend()
     return ax

@@ -69,10 +69,8 @@ def _draw_settings(ax, settings, logits, seen, tokenizer, n):
     "The distribution under some settings, before the outline of the model's own"
     ax.clear()
     probs = settings.probabilities(logits, seen)
-    plot_next(probs, tokenizer, n, ax)
-    own = softmax(logits)[np.argsort(-probs, kind='stable')[:len(ax.patches)]]
-    ax.bar(range(len(own)), own, fill=False, edgecolor='0.6')
-    ax.set_title(f'{np.count_nonzero(probs):,} of {len(probs):,} tokens', fontsize=10)
+    plot_next(probs, tokenizer, n, softmax(logits), ax)
+    ax.set_title(f'{np.count_nonzero(probs):,} of {len(probs):,} tokens')
 
 # %% ../../nbs/gallery/watching.ipynb #05ff4995
 _SLIDERS = dict(temperature=(0, 2, .05), top_k=(0, 100, 1), top_p=(0, 1, .01), min_p=(0, 1, .01),
