@@ -1,11 +1,12 @@
 "The tokenizer against its peers, against itself, and against damaged files"
-import codecs, copy, pickle, random, re, subprocess, sys, warnings
+import codecs, copy, pickle, random, re, sys, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 
 import numpy as np
 import pytest
+from commands import python
 from hypothesis import example, given, settings, strategies as st
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, learn_merges
@@ -839,4 +840,4 @@ def test_tokenizers_can_be_copied_and_pickled(tok):
 
 def test_the_tokenizer_needs_no_torch_and_no_matplotlib():
     code = "import sys, mini_llm.bpe; print([o for o in ('torch', 'matplotlib') if o in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert python(code) == '[]'

@@ -3,16 +3,14 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import pickle
 import random
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from commands import python
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -298,5 +296,4 @@ def test_count_is_all_parameters(model):
 def test_import_stays_small():
     heavy = ['matplotlib', 'transformers', 'numba', 'IPython']
     code = f"import sys, mini_llm.gpt; print([o for o in {heavy} if o in sys.modules])"
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=dict(os.environ))
-    assert out.stdout.strip() == '[]'
+    assert python(code) == '[]'
