@@ -125,7 +125,7 @@ def all_groups(
 # %% ../../nbs/engine/muon.ipynb #fda5aa27
 def make_optimizers(
     model:'GPT', # What to train
-    machine:Device=Device(), # Where it is trained
+    device:Device=Device(), # Where it is trained
     learning_rate:float=LEARNING_RATE, # For matrices (Muon)
     adam_learning_rate:float=ADAM_LEARNING_RATE, # For the embedding and the norms (AdamW)
     weight_decay:float=WEIGHT_DECAY, # For matrices
@@ -133,8 +133,8 @@ def make_optimizers(
     "Muon for the matrices of the blocks, AdamW for the rest"
     matrices = [p for p in model.layers.parameters() if p.ndim == 2]
     rest = [p for n,p in model.named_parameters() if p.ndim < 2 or n == 'embed_tokens.weight']
-    res = dict(muon=Muon(matrices, learning_rate, weight_decay=weight_decay, dtype=getattr(torch, machine.dtype),
-                         threads=machine.threads if machine.device == 'cpu' else 1),
+    res = dict(muon=Muon(matrices, learning_rate, weight_decay=weight_decay, dtype=getattr(torch, device.dtype),
+                         threads=device.threads if device.device == 'cpu' else 1),
                adamw=torch.optim.AdamW(rest, adam_learning_rate, betas=(0.9,0.95), weight_decay=0, fused=True))
     for group in all_groups(res): group['base_lr'] = group['lr']
     return res
