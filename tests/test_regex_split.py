@@ -93,10 +93,10 @@ def test_ends_are_those_of_the_chunks(text, pattern, size):
     assert all(data.tobytes() == text.encode() for data,_,_ in blocks)
 
 def table_of(texts, **kwargs):
-    table, kinds = ChunkTable(), []
+    table, numbers = ChunkTable(), []
     for text in texts:
-        for block in chunk_blocks(text): kinds += table.number(*block, **kwargs).tolist()
-    return table, kinds
+        for block in chunk_blocks(text): numbers += table.number(*block, **kwargs).tolist()
+    return table, numbers
 
 # Lengths around 8, 16 and 24 bytes, where a chunk's key changes its form; same beginnings, ends and lengths
 WORDS = ['a'*n for n in range(1, 40)] + ['b'*n + 'a' for n in range(1, 40)] + ['a'*n + 'b' + 'a'*n for n in range(1, 20)] + ['ñ'*n for n in range(1, 20)]
@@ -105,10 +105,10 @@ WORDS = ['a'*n for n in range(1, 40)] + ['b'*n + 'a' for n in range(1, 40)] + ['
 @given(st.lists(st.lists(st.sampled_from(WORDS + [' ', '\n', '1', 'a\0']), max_size=20).map('-'.join), max_size=5))
 def test_the_table_numbers_chunks_as_they_come_and_counts_them(texts):
     chunks = [c.encode() for text in texts for c in split(text)]
-    table,kinds = table_of(texts)
+    table,numbers = table_of(texts)
     counts = Counter(chunks) # in the order in which they first occur
     assert table.chunks == list(counts) and table.counts.tolist() == list(counts.values()) and len(table) == len(counts)
-    assert [table.chunks[k] for k in kinds] == chunks
+    assert [table.chunks[k] for k in numbers] == chunks
 
 def test_chunks_that_end_in_zeros_are_different():
     data = np.frombuffer(b'\0' * 40 + b'a' + b'\0' * 40, np.uint8)
@@ -125,10 +125,10 @@ def test_a_table_grows_to_many_chunks():
     data = np.frombuffer(''.join(words).encode(), np.uint8)
     ends = np.cumsum([len(w) for w in words])
     table = ChunkTable()
-    kinds = np.concatenate([table.number(data, ends[i-1] if i else 0, ends[i:i+5000]) for i in range(0, len(ends), 5000)])
+    numbers = np.concatenate([table.number(data, ends[i-1] if i else 0, ends[i:i+5000]) for i in range(0, len(ends), 5000)])
     counts = Counter(words)
     assert table.chunks == [w.encode() for w in counts] and table.counts.tolist() == list(counts.values())
-    assert np.array_equal(table.find(data, np.append(0, ends[:-1]), ends), kinds)
+    assert np.array_equal(table.find(data, np.append(0, ends[:-1]), ends), numbers)
 
 def test_chunks_with_one_key_are_told_apart():
     "Long chunks are known by a hash; with equal hashes the bytes decide"
@@ -139,8 +139,8 @@ def test_chunks_with_one_key_are_told_apart():
     assert table.counts.tolist() == [1, 1]
 
 def test_long_chunks_may_be_left_out():
-    table,kinds = table_of(['abc de fghijkl mn'], longest=3)
-    assert kinds == [0, 1, -1, 2] and table.chunks == [b'abc', b' de', b' mn']
+    table,numbers = table_of(['abc de fghijkl mn'], longest=3)
+    assert numbers == [0, 1, -1, 2] and table.chunks == [b'abc', b' de', b' mn']
 
 def test_finding_adds_nothing():
     table,_ = table_of(['uno dos tres y cuatrocientoscuarentaycuatro'])
@@ -150,8 +150,8 @@ def test_finding_adds_nothing():
     assert len(table) == 5 and table.counts.tolist() == [1]*5
 
 def test_an_empty_table():
-    table,kinds = table_of(['', ''])
-    assert (table.chunks, table.counts.tolist(), len(table), kinds) == ([], [], 0, [])
+    table,numbers = table_of(['', ''])
+    assert (table.chunks, table.counts.tolist(), len(table), numbers) == ([], [], 0, [])
     assert split('') == [] and chunk_ends('').tolist() == []
 
 def test_room_is_made_without_losing_anything():
