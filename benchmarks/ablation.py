@@ -24,7 +24,7 @@ from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.workshop.corpus import read_text
 from mini_llm.workshop.dataset import split_texts, token_stream
 from mini_llm.gpt import GPT
-from mini_llm.train import Autograd, Diverged, Muon, default_shape, evaluate, get_batch, this_machine, train_step
+from mini_llm.train import Autograd, Diverged, Muon, SIZES, evaluate, get_batch, this_machine, train_step
 
 BATCH, WARMUP, COOLDOWN = 16, 20, 0.4
 DROPOUT = 0.1                       # for all: in so short a time the text is read a few times only
@@ -156,7 +156,7 @@ def prepare(text, vocab_size):
     train, val = split_texts([text])
     tok = Tokenizer.train(train, vocab_size, special_tokens=[END_OF_TEXT])
     ids = [np.concatenate([o for o, _ in token_stream(tok, part, ended)]) for part, ended in ((train, False), (val, True))]
-    return *ids, len(val[0].encode()), default_shape(tok.n_vocab, len(ids[0]), dropout=DROPOUT)
+    return *ids, len(val[0].encode()), GPTConfig(tok.n_vocab, **SIZES['mini'], dropout=DROPOUT)
 
 
 def main():

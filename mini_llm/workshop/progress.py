@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['metrics_file', 'summary_writer', 'Report', 'Stopped', 'stop_signals', 'held']
 
-# %% ../../nbs/workshop/progress.ipynb #6c5df8c1
+# %% ../../nbs/workshop/progress.ipynb #cb00c194
 import json, os, signal, sys, threading
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 
+from ..engine.progress import progress_bar
 from .run import Run, bits_per_byte
 
 # %% ../../nbs/workshop/progress.ipynb #cacf958d
@@ -70,10 +70,8 @@ class _Patient:
 # %% ../../nbs/workshop/progress.ipynb #acd236f6
 def _bar(total, done, show):
     "A progress bar over the steps of a run"
-    show = show and sys.stderr is not None
-    out = dict(file=_Patient(sys.stderr)) if show else {}
-    return tqdm(total=total, initial=done, disable=not show, dynamic_ncols=True,
-                bar_format='{percentage:3.0f}%|{bar}| {remaining} left{postfix}', **out)
+    return progress_bar(show, total=total, initial=done, file=_Patient(sys.stderr), dynamic_ncols=True,
+                        bar_format='{percentage:3.0f}%|{bar}| {remaining} left{postfix}')
 
 # %% ../../nbs/workshop/progress.ipynb #8144fafd
 class Report:
@@ -129,6 +127,9 @@ def sync(self:Report)->int: # Its length, for the checkpoint
     if not self.log: return 0
     os.fsync(self.log.fileno())
     return self.log.tell()
+
+# %% ../../nbs/workshop/progress.ipynb #c0ffee01
+def command(name, *args): return ' '.join(['python', f'{name}.py', *map(str, args)])
 
 # %% ../../nbs/workshop/progress.ipynb #482651af
 class Stopped(KeyboardInterrupt):
