@@ -25,7 +25,7 @@ from mini_llm.attention import Attention
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.workshop.corpus import read_text
 from mini_llm.workshop.dataset import split_texts, token_stream
-from mini_llm.gpt import GPT
+from mini_llm.gpt import GPT, GPTConfig
 from mini_llm.train import Autograd, Diverged, Muon, SIZES, evaluate, get_batch, this_machine, train_step
 
 BATCH, WARMUP, COOLDOWN = 16, 20, 0.4
