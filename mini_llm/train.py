@@ -29,7 +29,7 @@ from .engine.muon import Muon, all_groups, make_optimizers, orthogonalise
 from .engine.team import PeerLost, Team
 from .gpt import GPT, GPTConfig
 from .workshop.plan import SIZES, Budget, new_run
-from .workshop.progress import Report, Stopped, command, held, stop_signals
+from .workshop.report import Report, Stopped, command, held, stop_signals
 from .workshop.run import Run, bits_per_byte
 from .workshop.settings import TrainConfig, find_data, same_recipe
 

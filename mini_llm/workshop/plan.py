@@ -21,7 +21,7 @@ from ..engine.device import this_machine
 from ..engine.team import Team
 from ..gpt import GPT, GPTConfig
 from .dataset import TokenFiles, load_tokens, ngram_bits
-from .progress import summary_writer
+from .report import summary_writer
 from .run import Run
 from .settings import TrainConfig, check_fit, record
 
