@@ -8,6 +8,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                     'mini_llm.attention.Attention.weights': ('attention.html#attention.weights', 'mini_llm/attention.py'),
                                     'mini_llm.attention.KVCache': ('attention.html#kvcache', 'mini_llm/attention.py'),
                                     'mini_llm.attention.KVCache.__init__': ('attention.html#kvcache.__init__', 'mini_llm/attention.py'),
+                                    'mini_llm.attention.KVCache._check': ('attention.html#kvcache._check', 'mini_llm/attention.py'),
                                     'mini_llm.attention.KVCache.append': ('attention.html#kvcache.append', 'mini_llm/attention.py'),
                                     'mini_llm.attention.RMSNorm': ('attention.html#rmsnorm', 'mini_llm/attention.py'),
                                     'mini_llm.attention.RMSNorm.forward': ('attention.html#rmsnorm.forward', 'mini_llm/attention.py'),
