@@ -29,9 +29,10 @@ from .engine.muon import Muon, all_groups, make_optimizers, orthogonalise
 from .engine.team import PeerLost, Team
 from .gpt import GPT, GPTConfig
 from .workshop.plan import SIZES, Budget, new_run
-from .workshop.report import Report, Stopped, command, held, stop_signals
+from .workshop.report import Report, Stopped, held, stop_signals
 from .workshop.run import Run, bits_per_byte
 from .workshop.settings import TrainConfig, find_data, same_recipe
+from .workshop.terminal import command
 
 # %% ../nbs/04_train.ipynb #83494469
 _all_ = ['Autograd', 'Device', 'gradients', 'memory_needed', 'this_machine', 'Muon', 'all_groups', 'make_optimizers', 'orthogonalise',

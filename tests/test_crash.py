@@ -181,7 +181,7 @@ def test_the_estimate_of_memory_is_near_what_is_used():
 
 def test_the_runs_own_tokenizer_was_replaced(command, tokens, reference):
     (reference.path/'result.json').unlink()
-    Tokenizer.train('otra cosa', 256, special_tokens=[END_OF_TEXT]).save(reference.path/'tokenizer.model')
+    Tokenizer.train('otra cosa', 256, special_tokens=[END_OF_TEXT]).save(reference.path/'tokenizer.bpe')
     code, out, err = command('--resume', reference.path)
     assert code == 2 and 'is not the tokenizer this run was started with; copy it back from' in err
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['metrics_file', 'summary_writer', 'Report', 'Stopped', 'stop_signals', 'held']
 
-# %% ../../nbs/workshop/report.ipynb #cb00c194
+# %% ../../nbs/workshop/report.ipynb #ec7e5c0a
 import json, os, signal, sys, threading
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 from ..engine.progress import progress_bar
 from .run import Run, bits_per_byte
+from .terminal import command
 
 # %% ../../nbs/workshop/report.ipynb #cacf958d
 @contextmanager
@@ -127,9 +128,6 @@ def sync(self:Report)->int: # Its length, for the checkpoint
     if not self.log: return 0
     os.fsync(self.log.fileno())
     return self.log.tell()
-
-# %% ../../nbs/workshop/report.ipynb #c0ffee01
-def command(name, *args): return ' '.join(['python', f'{name}.py', *map(str, args)])
 
 # %% ../../nbs/workshop/report.ipynb #482651af
 class Stopped(KeyboardInterrupt):

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['RECIPE', 'TrainConfig', 'field_type', 'check_room', 'check_fit', 'record', 'same_data', 'find_data', 'same_recipe']
 
-# %% ../../nbs/workshop/settings.ipynb #afa6967b
+# %% ../../nbs/workshop/settings.ipynb #51652f5c
 import dataclasses, json, os, shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import get_args
 import numpy as np
 import torch
 
+from ..bpe import Tokenizer
 from ..engine.checks import number
 from ..engine.device import Device, memory_here
 from ..engine.files import sha256, write_atomic
@@ -24,6 +26,7 @@ from ..engine.muon import ADAM_LEARNING_RATE, LEARNING_RATE
 from ..engine.team import Team
 from ..gpt import GPT, GPTConfig
 from .dataset import TokenFiles, load_tokens
+from .formats import write_huggingface
 from .run import Run, new_folder
 
 # %% ../../nbs/workshop/settings.ipynb #69684d0f
@@ -136,7 +139,8 @@ def record(
 )->Run: # Its folder, with nothing trained yet
     "Make the folder of a run"
     path = new_folder(cfg.runs, data.path.name)
-    write_atomic(path/'tokenizer.model', (data.path/'tokenizer.model').read_bytes())
+    write_atomic(path/'tokenizer.bpe', (data.path/'tokenizer.model').read_bytes())
+    with suppress(ValueError): write_huggingface(Tokenizer.load(path/'tokenizer.bpe'), path/'tokenizer.json')   # not every pattern can be told to others
     write_atomic(path/'config.json', json.dumps(shape.to_qwen3(), indent=1))
     settings = dict(started=datetime.now(timezone.utc).isoformat(), recipe=RECIPE, processes=processes, train=asdict(cfg),
                     machine=asdict(device), data=data.meta, data_from_run=_way(data.path, path), torch=torch.__version__, **more)
@@ -161,8 +165,8 @@ def same_data(
         if now['sha256'] != then['sha256']: raise ValueError(
             f"{data.path} was made from {part} {now['name']} ({now['sha256'][:8]}), but {run.path} was started with "
             f"{then['name']} ({then['sha256'][:8]}); make the token files again with dataset.py, or start a new run")
-    if sha256(run.path/'tokenizer.model') != recorded['tokenizer']['sha256']: raise ValueError(
-        f"{run.path/'tokenizer.model'} is not the tokenizer this run was started with; copy it back from {data.path}")
+    if sha256(run.tokenizer_file) != recorded['tokenizer']['sha256']: raise ValueError(
+        f"{run.tokenizer_file} is not the tokenizer this run was started with; copy it back from {data.path/'tokenizer.model'}")
     for key in ('train_split', 'n_vocab', 'train', 'val'):
         if data.meta[key] != recorded[key]: raise ValueError(
             f"{data.path} has {key} {data.meta[key]}, but {run.path} was started with {recorded[key]}; "
