@@ -271,6 +271,24 @@ def test_causal(model, ids):
         assert not torch.allclose(model(changed)[:, t:], model(ids)[:, t:])
 
 
+def test_a_cache_of_another_model_or_batch_is_refused_and_stays_as_it_was(model, ids):
+    other = GPT(dataclasses.replace(model.cfg, n_layer=model.cfg.n_layer + 1)).new_cache(2)
+    with pytest.raises(ValueError, match='the cache is for .* layers'): model(ids[:, :3], other)
+    cache = model.new_cache(2)
+    for texts in (ids[:1], ids.repeat(2, 1)):
+        with pytest.raises(ValueError, match='the cache is for 2 texts'): model(texts[:, :3], cache)
+    assert [o.length for o in cache + other] == [0]*(len(cache) + len(other))
+    assert_close(model(ids[:, :3], cache), model(ids[:, :3]))
+
+
+@pytest.mark.parametrize('spoil, word', [
+    (lambda t: t - 1000, 'ids from -'), (lambda t: t*0 - 100, 'ids from -100 to -100'),
+    (lambda t: t + 1000, 'do not fit vocab_size'),
+    (lambda t: t[:, 1:], 'targets of shape'), (lambda t: t.flatten(), 'targets of shape'), (lambda t: t.float(), 'float32')])
+def test_targets_that_are_no_answers_are_refused(model, ids, spoil, word):
+    with pytest.raises(ValueError, match=word): model.loss(ids, spoil(ids))
+
+
 def test_every_parameter_learns(model, ids):
     model.loss(ids[:, :-1], ids[:, 1:]).backward()
     for name, p in model.named_parameters(): assert p.grad.abs().max() > 0, name

@@ -6,14 +6,14 @@
 __all__ = ['kernel', 'overlapping', 'from_bfloat16', 'to_bfloat16', 'wide', 'narrow', 'exp']
 
 # %% ../../nbs/engine/kernels.ipynb #4a5da154
-import hashlib, inspect, pickle, re, sys
+import hashlib, inspect, os, pickle, re, sys
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 from numba.core.cpu import CPUTargetOptions
 from numba.core.serialize import dumps
 from numba.extending import overload
@@ -67,6 +67,22 @@ class _Checked(IndexDataCacheFile):
         with self._open_for_write(self._index_path) as f: f.write(self._dump((self._source_stamp, index)))
 
 
+# %% ../../nbs/engine/kernels.ipynb #7cef06fd
+_LOCATORS = CompileResultCacheImpl._locator_classes
+_InTree = next(o for o in _LOCATORS if o.__name__.strip('_') == 'InTreeCacheLocator')    # its name had a _ once
+
+class _Beside(_InTree):
+    "The folder beside a module, even if it can only be read"
+    @classmethod
+    def from_function(cls, py_func, py_file):
+        res = cls(py_func, py_file)
+        return res if os.path.isdir(res.get_cache_path()) else None
+
+class _Places(CompileResultCacheImpl):
+    "Where numba looks, and last of all there"
+    _locator_classes = [*_LOCATORS, _Beside]
+
+
 # %% ../../nbs/engine/kernels.ipynb #a3a71c86
 def _tell_unkept(error):
     _tell('unkept', f"Compiled code cannot be kept ({error}), so every start compiles anew; "
@@ -75,6 +91,8 @@ def _tell_unkept(error):
 # %% ../../nbs/engine/kernels.ipynb #4ab1580e
 class _Kept(FunctionCache):
     "What numba keeps of a kernel on disk: as fresh as its sources, and no reason to stop"
+    _impl_class = _Places
+
     def __init__(self, f):
         super().__init__(f)
         stamp = numba.__version__, self._impl.locator.get_source_stamp(), _stamp(Path(inspect.getfile(f)))
