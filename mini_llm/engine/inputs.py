@@ -62,7 +62,8 @@ def as_ids(
     what:str='ids', # What they are
 )->np.ndarray: # (number of ids,), some kind of integers
     "Whole numbers in a row as an array, or a clear word about what is none"
-    if isinstance(ids, str) or not isinstance(ids, Iterable): raise ValueError(f"{what} are integers in a row, not {ids!r:.60}")
+    if isinstance(ids, str) or not isinstance(ids, Iterable):
+        raise ValueError(f"{what} are integers in a row, not {ids!r:.60}")
     try: res = np.asarray(ids if hasattr(ids, '__array__') else list(ids))
     except ValueError as e: raise ValueError(f"{what} are integers in one dimension: {e}") from None
     if res.ndim != 1: raise ValueError(f"expected {what} in one dimension, got the shape {res.shape}")
@@ -74,7 +75,8 @@ def as_vocab(
     vocab:Iterable[bytes], # Bytes of each id; the first 256 are the single bytes, in any order
 )->list[bytes]:
     "A vocabulary, or a clear word about what is none"
-    if isinstance(vocab, (str, bytes)) or not isinstance(vocab, Iterable): raise ValueError(f"a vocabulary is a list of bytes, not {vocab!r:.60}")
+    if isinstance(vocab, (str, bytes)) or not isinstance(vocab, Iterable):
+        raise ValueError(f"a vocabulary is a list of bytes, not {vocab!r:.60}")
     res = list(vocab)
     bad = next((b for b in res if not isinstance(b, bytes)), None)
     if bad is not None: raise ValueError(f"the entries of a vocabulary are bytes, and {bad!r} is {type(bad).__name__}")

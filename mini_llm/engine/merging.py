@@ -236,7 +236,8 @@ def _enter(pairs):
 def _enlarged(pairs, heap, size):
     "The same pairs and heap with a table of `size` slots, and room for half as many pairs"
     more = size//2 - len(pairs.notes)
-    pairs = pairs._replace(slots=np.full(size, -1, np.int32), notes=np.vstack([pairs.notes, np.empty((more, 4), np.int64)]))
+    notes = np.vstack([pairs.notes, np.empty((more, 4), np.int64)])
+    pairs = pairs._replace(slots=np.full(size, -1, np.int32), notes=notes)
     _enter(pairs)
     return pairs, heap._replace(rows=np.vstack([heap.rows, np.empty((more, 2), np.int64)]))
 
@@ -244,7 +245,8 @@ def _empty(n_ids):
     "Room for the pairs of that many ids: the table at first for every pair of bytes, at most 65,536"
     none = np.empty((0, 4), np.int64)
     pairs = Pairs(np.empty(0, np.int32), none, np.empty((3*n_ids, 2), np.int32), np.array([0, 0, -1]))
-    return _enlarged(pairs, Heap(none[:,:2].copy(), np.zeros(1, np.int64)), 1 << max(2*min(n_ids, 1 << 16), 1 << 11).bit_length())
+    heap = Heap(none[:,:2].copy(), np.zeros(1, np.int64))
+    return _enlarged(pairs, heap, 1 << max(2*min(n_ids, 1 << 16), 1 << 11).bit_length())
 
 # %% ../../nbs/engine/merging.ipynb #cbbf01c0
 def _as_words(chunks, ids_to):

@@ -13,7 +13,8 @@ from math import log2
 
 from fastcore.basics import patch
 
-from ..bpe import Tokenizer, as_ids
+from ..bpe import Tokenizer
+from ..engine.inputs import as_ids
 from .drawing import ORANGE, _visible_char, axes, visible
 
 # %% ../../nbs/gallery/tokens.ipynb #d7ac9ced
