@@ -59,7 +59,7 @@ NO_LIMIT = 2**31 - 1
 
 @kernel
 def _join(chunk, joins, below, ids, scores):
-    "Write the ids of a chunk of bytes to `ids`, and return how many there are"
+    "Write the ids of a chunk of bytes to `ids`, and return how many: with `ab` 256 and `abc` 257, `abcab` is `257 256`"
     n = len(chunk)
     for i in range(n): ids[i] = joins.single[chunk[i]]
     for i in range(n-1): scores[i] = _rank(joins, ids[i], ids[i+1], below)
@@ -92,7 +92,7 @@ def _offer(i, chain, joins, heap):
 
 @kernel
 def _join_at(i, chain, joins, heap):
-    "Join the id at `i` with the one after it, and look again at both neighbours"
+    "Join the id at `i` with the one after it, whose place is skipped from now on, and look again at both neighbours"
     gone,n = chain.after[i],len(chain.ids)
     chain.ids[i],chain.scores[gone],chain.after[i] = chain.scores[i],NO_LIMIT,chain.after[gone]
     if chain.after[i] < n: chain.before[chain.after[i]] = i
@@ -170,7 +170,7 @@ def _join_new(chunks, first, joins, known, scores):
 
 @kernel
 def _write_out(numbers, known, out, at):
-    "Write the ids of chunks to `out` from `at` on, and return where they end"
+    "Write the ids of chunks to `out` from `at` on, and return where they end: chunks of 1, 3 and 2 ids end at `at + 6`"
     for k in numbers:
         first,n = known.bounds[k],known.bounds[k+1] - known.bounds[k]
         out[at],out[at+1] = known.values[first],known.values[first+1]     # most chunks have one id or two

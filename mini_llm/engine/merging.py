@@ -118,7 +118,7 @@ def _string(pairs, row, word):
 
 @partial(kernel, inline=True)
 def _add(pairs, key, word, weight):
-    "Count a pair of a word that occurs `weight` times, and put the word on the pair's list"
+    "Count a pair of a word that occurs `weight` times, and string the word: a ` de` seen 5,000 times adds 5,000 and a bead"
     i = _find_pair(pairs, key)
     if pairs.slots[i] < 0:
         row = pairs.used[_ROWS]
@@ -142,7 +142,7 @@ def _forget(pairs, key, weight): pairs.notes[pairs.slots[_find_pair(pairs, key)]
 
 @partial(kernel, inline=True)
 def _merge_word(words, word, left, right, new, pairs):
-    "Merge a pair in one word, and keep the counts and lists of its neighbours true"
+    "Merge a pair in one word, `1 2 3 1 2` to `9 3 9` with `1 2` to 9, and keep counts and lists of its neighbours true"
     ids,weight = words.ids,words.weights[word]
     first,end = words.begin[word],words.begin[word] + words.length[word]
     i = o = first
@@ -174,7 +174,7 @@ def _index(words, pairs):
 # %% ../../nbs/engine/merging.ipynb #a1b2c303
 @partial(kernel, inline=True)
 def _merge_everywhere(words, row, new, pairs):
-    "Merge the pair of a row of notes in all words that hold it"
+    "Merge the pair of a row of notes in all words on its string, first the one that was strung last"
     key,place = pairs.notes[row,_KEY],pairs.notes[row,_BEAD]
     while place >= 0:
         word,before = pairs.beads[place,0],pairs.beads[place,1]
