@@ -118,7 +118,7 @@ def _string(pairs, row, word):
 
 @partial(kernel, inline=True)
 def _add(pairs, key, word, weight):
-    "Count a pair of a word that occurs `weight` times, and string the word: a ` de` seen 5,000 times adds 5,000 and a bead"
+    "Count a pair of a word that occurs `weight` times, and string the word on its list"
     i = _find_pair(pairs, key)
     if pairs.slots[i] < 0:
         row = pairs.used[_ROWS]
