@@ -376,7 +376,7 @@ def to_huggingface(self:Tokenizer,
     pattern:str|None=None, # How Oniguruma spells the pattern (default: known for patterns that have a machine)
 ):
     "Write a file for `transformers.PreTrainedTokenizerFast(tokenizer_file=path)`; special tokens are always seen there"
-    formats.write_hf(self, path, pattern)
+    formats.write_huggingface(self, path, pattern)
 
 # %% ../nbs/01_bpe.ipynb #4bac6ab8
 @patch
