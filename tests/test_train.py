@@ -47,7 +47,7 @@ def test_stopped_by_a_signal_saves_and_says_how_to_go_on(reference, start, finis
     p.send_signal(number)
     out, err = p.communicate(timeout=60)
     assert p.returncode == 128 + number and not err
-    assert 'python train.py --resume runs/small300-2' in out
+    assert 'train.py --resume runs/small300-2' in out
     assert f'stopped after step {len(Run(run).metrics)} of 60' in out
     code, out, err = finish('train.py', '--resume')         # without a name: the newest unfinished
     assert code == 0, err
