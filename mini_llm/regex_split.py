@@ -39,13 +39,14 @@ def _matches(text, compiled):
     return [o for o in chunks if o]
 
 # %% ../nbs/00_regex_split.ipynb #63d0c56e
-_SAMPLES = [chr(i) for i in range(128)] + list('ñÑǅʰ中\u0301\u0903\u20dd٣Ⅷ½‿—«»¿€\u00a0\u0085\u2028\u2029\u200d\ue000😀\u0378\ufffd')
+_SAMPLES = [chr(i) for i in range(128)] + list(
+    'ñÑǅʰ中\u0301\u0903\u20dd٣Ⅷ½‿—«»¿€\u00a0\u0085\u2028\u2029\u200d\ue000😀\u0378\ufffd')
 
 def compile_pattern(
     pattern:str, # Regular expression in the syntax of the package `regex`
 )->regex.Pattern: # The compiled pattern
     "Compile a split pattern, or say what is wrong with it"
-    if not isinstance(pattern, str): raise ValueError(f"a split pattern is a text such as GPT4_PATTERN, not {pattern!r}")
+    if not isinstance(pattern, str): raise ValueError(f"a split pattern is a text, like GPT4_PATTERN, not {pattern!r}")
     return _compiled(pattern)
 
 @lru_cache(maxsize=16)

@@ -84,8 +84,9 @@ def test_any_name_that_a_file_may_have(tmp_path, name):
 def test_windows_waits_for_other_programs(tmp_path, monkeypatch):
     path,refused,slept,real = tmp_path/'file',[],[],os.replace
     def replace(a, b):
-        if len(refused) < 3: refused.append(a); raise PermissionError(errno.EACCES, 'Access is denied', str(a), None, str(b))
-        real(a, b)
+        if len(refused) == 3: return real(a, b)
+        refused.append(a)
+        raise PermissionError(errno.EACCES, 'Access is denied', str(a), None, str(b))
     monkeypatch.setattr(files, '_WINDOWS', True)
     monkeypatch.setattr(files.time, 'sleep', slept.append)
     monkeypatch.setattr(os, 'replace', replace)

@@ -8,7 +8,8 @@ import regex
 from hypothesis import example, given, settings, strategies as st
 
 from mini_llm.engine.splitting import ChunkTable, with_room
-from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, chunk_blocks, chunk_ends, compile_pattern, split, split_regex
+from mini_llm.regex_split import (CL100K_PATTERN, GPT4_PATTERN, chunk_blocks, chunk_ends, compile_pattern, split,
+                                  split_regex)
 
 examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 # The signs at the borders of the pattern, and letters and numbers on which all Unicode versions agree
@@ -54,7 +55,8 @@ def test_text_with_lone_surrogates_splits_too(text, pattern, at):
 # Any pattern
 
 @examples
-@given(border_text, st.sampled_from([r'\p{L}+|[^ж]', r'(\p{L})+|(\P{L})', r'[\s\S]', r'|[\s\S]', r'\S+\s*|\s+', r'[^ñ]+|ñ\b|ñ\B|(?<=жж)ж']))
+@given(border_text, st.sampled_from([
+    r'\p{L}+|[^ж]', r'(\p{L})+|(\P{L})', r'[\s\S]', r'|[\s\S]', r'\S+\s*|\s+', r'[^ñ]+|ñ\b|ñ\B|(?<=жж)ж']))
 @example('aж', r'\p{P}|[^ж]')
 def test_a_pattern_loses_nothing_or_says_where(text, pattern):
     for s in (text, text.replace('ñ', 'ж')):
@@ -70,10 +72,18 @@ def test_patterns_that_cannot_be_used(pattern, reason):
     with pytest.raises(ValueError, match=regex.escape(reason)): compile_pattern(pattern)
     with pytest.raises(ValueError, match=regex.escape(reason)): split('text', pattern)
 
-@pytest.mark.parametrize('pattern', ['', r'\p{L}+', r'\w+|\s+', r'a|', '.', r'[ -~\s]', r'[^\r]', r'\p{L}+|\P{L}(?!\n)', r'\S+|\s+$', r'[^—]', r'[^\u0301]',
-                                     r'[^😀]', r'^[\s\S]', r'\P{Cn}'])
+@pytest.mark.parametrize('pattern', [
+    '', r'\p{L}+', r'\w+|\s+', r'a|', '.', r'[ -~\s]', r'[^\r]', r'\p{L}+|\P{L}(?!\n)', r'\S+|\s+$', r'[^—]',
+    r'[^\u0301]', r'[^😀]', r'^[\s\S]', r'\P{Cn}'])
 def test_patterns_that_drop_text_are_refused_at_once(pattern):
-    with pytest.raises(ValueError, match='the pattern drops .* at character [0-9]+; add an alternative'): compile_pattern(pattern)
+    with pytest.raises(ValueError, match='the pattern drops .* at character [0-9]+; add an alternative'):
+        compile_pattern(pattern)
+
+@pytest.mark.parametrize('pattern', [None, 5, b'\\s+', ('a',)])
+def test_a_pattern_is_a_text(pattern):
+    with pytest.raises(ValueError, match='a split pattern is a text'): compile_pattern(pattern)
+    for f in (split, split_regex, chunk_ends):
+        with pytest.raises(ValueError, match='a split pattern is a text'): f('text', pattern)
 
 def test_what_slips_through_is_refused_with_its_place():
     pattern = compile_pattern('[^ж]').pattern
@@ -99,7 +109,8 @@ def table_of(texts, **kwargs):
     return table, numbers
 
 # Lengths around 8, 16 and 24 bytes, where a chunk's key changes its form; same beginnings, ends and lengths
-WORDS = ['a'*n for n in range(1, 40)] + ['b'*n + 'a' for n in range(1, 40)] + ['a'*n + 'b' + 'a'*n for n in range(1, 20)] + ['ñ'*n for n in range(1, 20)]
+WORDS = (['a'*n for n in range(1, 40)] + ['b'*n + 'a' for n in range(1, 40)]
+         + ['a'*n + 'b' + 'a'*n for n in range(1, 20)] + ['ñ'*n for n in range(1, 20)])
 
 @examples
 @given(st.lists(st.lists(st.sampled_from(WORDS + [' ', '\n', '1', 'a\0']), max_size=20).map('-'.join), max_size=5))
@@ -125,7 +136,8 @@ def test_a_table_grows_to_many_chunks():
     data = np.frombuffer(''.join(words).encode(), np.uint8)
     ends = np.cumsum([len(w) for w in words])
     table = ChunkTable()
-    numbers = np.concatenate([table.number(data, ends[i-1] if i else 0, ends[i:i+5000]) for i in range(0, len(ends), 5000)])
+    starts = range(0, len(ends), 5000)
+    numbers = np.concatenate([table.number(data, ends[i-1] if i else 0, ends[i:i+5000]) for i in starts])
     counts = Counter(words)
     assert table.chunks == [w.encode() for w in counts] and table.counts.tolist() == list(counts.values())
     assert np.array_equal(table.find(data, np.append(0, ends[:-1]), ends), numbers)

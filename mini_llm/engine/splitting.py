@@ -158,8 +158,8 @@ def known_blocks(
     for i in range(0, len(ends), size): yield data, ends[i-1] if i else 0, ends[i:i+size]
 
 # %% ../../nbs/engine/splitting.ipynb #aa1dc412
-_LOW = np.array([(1 << 8*min(n, 8)) - 1 for n in range(16)], np.uint64)      # the bytes of n that are in the first number,
-_HIGH = np.array([(1 << 8*max(n-8, 0)) - 1 for n in range(16)], np.uint64)   # and in the second
+_LOW = np.array([(1 << 8*min(n, 8)) - 1 for n in range(16)], np.uint64)    # of n bytes, those in the first number,
+_HIGH = np.array([(1 << 8*max(n-8, 0)) - 1 for n in range(16)], np.uint64) # and in the second
 _LONG = np.uint64(255)
 _MIX = np.uint64(0x9e3779b97f4a7c15) # 2**64 divided by the golden ratio, made odd (Knuth, TAOCP 6.4)
 

@@ -189,9 +189,10 @@ class TrainOptions:
 # %% ../../nbs/workshop/commands.ipynb #a05b69b7
 def _train_flags(values):
     "Flags for three classes of settings, with the values of a script as defaults"
-    from mini_llm.gpt import GPTConfig, PRESETS
-    from mini_llm.train import TrainConfig
-    about = lambda o: o._replace(about=o.about.replace('{sizes}', ', '.join(PRESETS)))
+    from mini_llm.gpt import GPTConfig
+    from mini_llm.workshop.plan import SIZES
+    from mini_llm.workshop.settings import TrainConfig
+    about = lambda o: o._replace(about=o.about.replace('{sizes}', ', '.join(SIZES)))
     own,shape = map(about, flags_of(TrainOptions)), flags_of(GPTConfig, without=['vocab_size'])
     return with_defaults([*own, *flags_of(TrainConfig), *shape], values)
 
@@ -208,50 +209,55 @@ _TRAIN_EXAMPLES = """examples:
 Ctrl-C saves at the next step. Runs are folders in runs/; none is ever overwritten."""
 
 # %% ../../nbs/workshop/commands.ipynb #99545a8f
-def _go_on(given, progress):
+def _go_on(given, progress, say):
     "Go on with a run, or repeat one, which has its settings already"
-    from mini_llm.train import _say, reproduce, resume
+    from mini_llm.train import reproduce, resume
     what = 'resume' if 'resume' in given else 'reproduce'
     path = given.pop(what) or newest_run(finished=False).path
     if given: raise ValueError(f"--{what} takes the settings of {path}, so it comes without other flags, "
                                f"here --{', --'.join(given)}")
-    _say(f"{dict(resume='resuming', reproduce='repeating')[what]} {path}")
+    say(f"{dict(resume='resuming', reproduce='repeating')[what]} {path}")
     return dict(resume=resume, reproduce=reproduce)[what](path, progress)
 
 # %% ../../nbs/workshop/commands.ipynb #bb1394c0
-def _start_run(given, progress):
+def _start_run(given, progress, say):
     "Start a new run"
     from mini_llm.gpt import GPTConfig
-    from mini_llm.train import TrainConfig, _say, default_shape, train
+    from mini_llm.train import TrainConfig, train
     if unfinished := [r for r in all_runs(given.get('runs', 'runs')) if not r.result]:
         path = unfinished[-1].path
-        _say(f"note: {path} is unfinished; `{command('train', '--resume', path)}` goes on with it")
+        say(f"note: {path} is unfinished; `{command('train', '--resume', path)}` goes on with it")
     if 'data' not in given: given['data'] = str(newest_tokens())
     data = load_tokens(given['data'])
     pick = lambda cls: {f.name:given[f.name] for f in dataclasses.fields(cls) if f.name in given}
     cfg,changes,preset = TrainConfig(**pick(TrainConfig)), pick(GPTConfig), given.get('preset', 'auto')
     shape = None
-    if cfg.steps or changes or preset != 'auto':
-        shape = default_shape(data.meta['n_vocab'], len(data.train), 'mini' if preset == 'auto' else preset, **changes)
-    _say(f'reading {len(data.train):,} tokens of {cfg.data}')
+    if cfg.steps or changes or preset != 'auto': shape = _size('mini' if preset == 'auto' else preset) | changes
+    say(f'reading {len(data.train):,} tokens of {cfg.data}')
     return train(cfg, shape, progress)
+
+def _size(name):
+    "The shape of a model that has a name"
+    from mini_llm.workshop.plan import SIZES
+    if name not in SIZES: raise ValueError(f"there is no preset {name!r}; there are auto, {', '.join(SIZES)}")
+    return SIZES[name]
 
 # %% ../../nbs/workshop/commands.ipynb #c819a00c
 def _train(argv, defaults):
     "The command, without its errors"
-    import torch.distributed as dist
-    from mini_llm.train import Team, _say
     flags = _train_flags(defaults)
     given = parse(parser('train', flags, TrainOptions.__doc__, _TRAIN_EXAMPLES), flags, argv)
     for one,other in (('steps', 'minutes'), ('minutes', 'steps')):
-        if one in given: defaults.pop(other, None)   # one length is enough
-    kept = {'resume', 'reproduce'} & set(given)
-    run = (_go_on(given, sys.stderr.isatty()) if kept else _start_run(defaults | given, sys.stderr.isatty()))
-    r = Team().tell(lambda: run.result)
-    _say(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
-         f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"
-         f"    {command('generate', 'En un lugar de la Mancha', '--run', run.path)}\n")
-    if Team().size > 1: dist.barrier(); dist.destroy_process_group()
+        if one in given: defaults = {k:v for k,v in defaults.items() if k != other}   # one length is enough
+    from mini_llm.train import Team
+    team,progress = Team.join(), sys.stderr.isatty()
+    if {'resume', 'reproduce'} & set(given): run = _go_on(given, progress, team.say)
+    else: run = _start_run(defaults | given, progress, team.say)
+    r = team.broadcast(lambda: run.result)
+    team.say(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
+             f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"
+             f"    {command('generate', 'En un lugar de la Mancha', '--run', run.path)}\n")
+    team.leave()
 
 # %% ../../nbs/workshop/commands.ipynb #f0bf4f52
 def train_command(
@@ -259,8 +265,12 @@ def train_command(
     **defaults, # Used for flags that are not given
 )->int: # Exit status: 0 done, 1 diverged, 2 wrong input, 130 or 143 stopped by a signal
     "The command `train`: train a model, go on with a run, or repeat one"
+    def do(argv):
+        from mini_llm.train import Diverged, PeerLost
+        try: return _train(argv, defaults)
+        except Diverged as e: e.exit_code = 1; raise
+        except PeerLost as e: say(f'{shown("train")}: {e}', file=sys.stderr); return 1
     first = os.environ.get('RANK', '0') == '0' or 'WORLD_SIZE' not in os.environ
-    def do(argv): return _train(argv, defaults)
     return run_command('train', do, argv, 'stopped before anything was to be saved', quiet=not first)
 
 # %% ../../nbs/workshop/commands.ipynb #98f1af1f
