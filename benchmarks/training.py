@@ -15,7 +15,6 @@ import torch
 from common import report, row
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from mini_llm.engine.backprop import CORES
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.workshop.corpus import read_text
 from mini_llm.workshop.dataset import encode_corpus, load_tokens
@@ -27,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MINI = dict(n_layer=4, n_head=4, n_embd=256, context_length=128, vocab_size=1024)
 SMALL = dict(n_layer=6, n_head=6, n_embd=384, context_length=256, vocab_size=4096)
 BATCH = 16
+CORES = torch.get_num_threads()
 
 
 def gpt2(shape):

@@ -6,45 +6,16 @@
 __all__ = ['PRESETS', 'GPTConfig', 'MLP', 'Block', 'GPT', 'count_parameters']
 
 # %% ../nbs/03_gpt.ipynb #0497287f
-import json
-from dataclasses import dataclass
-from numbers import Integral,Real
+from dataclasses import asdict,dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors import SafetensorError
 from torch import nn,Tensor
 
 from .attention import Attention,KVCache,RMSNorm,rope_table
-from .engine.files import write_atomic
-
-# %% ../nbs/03_gpt.ipynb #095c4c6a
-def _check_number(name, value, least=1, below=float('inf'), kind=Integral):
-    "Refuse what is not a number of this kind from `least` up to `below`"
-    if isinstance(value, kind) and least <= value < below: return
-    limit = f" and less than {below}" if below < float('inf') else ''
-    noun = 'whole number' if kind is Integral else 'number'
-    raise ValueError(f"{name}={value!r} must be a {noun} of at least {least}{limit}")
-
-# %% ../nbs/03_gpt.ipynb #4e7ae36f
-def _complete(cfg):
-    "Fill in the fields that follow from others, and refuse what cannot be built"
-    for k in ('vocab_size','context_length','n_layer','n_head','n_embd'): _check_number(k, getattr(cfg, k))
-    if cfg.head_dim is None and cfg.n_embd % cfg.n_head: raise ValueError(
-        f"n_head={cfg.n_head} does not divide n_embd={cfg.n_embd}; change one of them, or give head_dim")
-    defaults = dict(n_kv_head=cfg.n_head, head_dim=cfg.n_embd // cfg.n_head, n_ff=-(-8*cfg.n_embd // (3*64)) * 64)
-    for k,v in defaults.items():
-        if getattr(cfg, k) is None: object.__setattr__(cfg, k, v)
-        _check_number(k, getattr(cfg, k))
-    if cfg.n_head % cfg.n_kv_head: raise ValueError(f"n_kv_head={cfg.n_kv_head} does not divide n_head={cfg.n_head}")
-    if cfg.head_dim % 2: raise ValueError(
-        f"head_dim={cfg.head_dim} is odd, but rotary positions turn pairs; make it even")
-    _check_number('dropout', cfg.dropout, 0, 1, kind=Real)
-    _check_number('rope_theta', cfg.rope_theta, 1, kind=Real)
-    _check_number('norm_eps', cfg.norm_eps, 1e-12, kind=Real)
+from .engine.layout import complete,from_qwen3_config,qwen3_config,read_model,write_model
 
 # %% ../nbs/03_gpt.ipynb #8476bbcd
 @dataclass(frozen=True)
@@ -62,7 +33,8 @@ class GPTConfig:
     rope_theta:float=10000.   # Base of the rotary wave lengths
     norm_eps:float=1e-6       # Keeps norms from dividing by zero
 
-    def __post_init__(self): _complete(self)
+    def __post_init__(self):
+        for k,v in complete(vars(self)).items(): object.__setattr__(self, k, v)
 
 # %% ../nbs/03_gpt.ipynb #9edcd639
 class MLP(nn.Module):
@@ -206,20 +178,11 @@ def count_parameters(
     for name,p in model.named_parameters(): counts[_part(name)] += p.numel()
     return counts | dict(total=sum(counts.values()))
 
-# %% ../nbs/03_gpt.ipynb #176a3dbf
-_QWEN3 = dict(vocab_size='vocab_size', context_length='max_position_embeddings', n_layer='num_hidden_layers',
-    n_head='num_attention_heads', n_kv_head='num_key_value_heads', n_embd='hidden_size', head_dim='head_dim',
-    n_ff='intermediate_size', norm_eps='rms_norm_eps')
-_FIXED = dict(model_type='qwen3', hidden_act='silu', attention_bias=False, tie_word_embeddings=True,
-    use_sliding_window=False)
-
 # %% ../nbs/03_gpt.ipynb #9f2e5df0
 @patch
 def to_qwen3(self:GPTConfig)->dict: # What goes into config.json
     "This shape in the words of `Qwen3Config`"
-    rope = dict(rope_theta=self.rope_theta, rope_parameters=dict(rope_type='default', rope_theta=self.rope_theta))
-    return dict(architectures=['Qwen3ForCausalLM'], dtype='float32', torch_dtype='float32', **_FIXED, **rope,
-        **{theirs:getattr(self, ours) for ours,theirs in _QWEN3.items()}, mini_llm=dict(dropout=self.dropout))
+    return qwen3_config(asdict(self))
 
 # %% ../nbs/03_gpt.ipynb #76ddb6cd
 @patch(cls_method=True)
@@ -227,15 +190,7 @@ def from_qwen3(cls:GPTConfig,
     config:dict, # What config.json holds
 )->GPTConfig: # The same in our words
     "Read a Qwen3 configuration"
-    if not isinstance(config, dict): raise ValueError(f"expected a JSON object, found {config!r:.40}")
-    lacks = [k for k in (*_FIXED, *_QWEN3.values()) if k not in config]
-    if lacks: raise ValueError(f"it lacks {', '.join(lacks)}")
-    rope = dict(rope_type='default', rope_theta=config.get('rope_theta')) | (config.get('rope_parameters') or {})
-    has = dict(rope_scaling=None) | config | rope
-    for k,want in dict(_FIXED, rope_scaling=None, rope_type='default').items():
-        if has[k] != want: raise ValueError(f"{k} is {has[k]!r}, but this model can only do {want!r}")
-    fields = {ours:config[theirs] for ours,theirs in _QWEN3.items()}
-    return cls(**fields, rope_theta=rope['rope_theta'], **config.get('mini_llm', {}))
+    return cls(**from_qwen3_config(config))
 
 # %% ../nbs/03_gpt.ipynb #b576e548
 @patch
@@ -243,9 +198,7 @@ def save(self:GPT,
     folder:str|Path, # Made if missing; a model that is in it is replaced
 ):
     "Write model.safetensors and config.json, which `transformers` opens as `Qwen3ForCausalLM`"
-    tensors = {f'model.{k}':v.float().contiguous() for k,v in self.state_dict().items()}
-    write_atomic(Path(folder)/'model.safetensors', safetensors.torch.save(tensors, metadata={'format':'pt'}))
-    write_atomic(Path(folder)/'config.json', json.dumps(self.cfg.to_qwen3(), indent=2) + '\n')
+    write_model(folder, asdict(self.cfg), {k:v.float().numpy(force=True) for k,v in self.state_dict().items()})
 
 # %% ../nbs/03_gpt.ipynb #a4634783
 @patch(cls_method=True)
@@ -253,10 +206,7 @@ def load(cls:GPT,
     folder:str|Path, # Where `save`, or `save_pretrained` of `transformers`, has written a model
 )->GPT: # Ready for use; call `train()` on it to go on training
     "Read a model back"
-    config,weights = Path(folder)/'config.json',Path(folder)/'model.safetensors'
-    try: cfg = GPTConfig.from_qwen3(json.loads(config.read_text(encoding='utf-8')))
-    except (ValueError,TypeError) as e: raise ValueError(f"{config} does not describe a model: {e}") from e
-    with torch.random.fork_rng(devices=[]): model = cls(cfg)    # the caller's random numbers stay as they are
-    try: model.load_state_dict({k.removeprefix('model.'):v for k,v in safetensors.torch.load_file(weights).items()})
-    except (SafetensorError,RuntimeError) as e: raise ValueError(f"{weights} does not fit {config.name}: {e}") from e
+    fields,tensors = read_model(folder)
+    with torch.random.fork_rng(devices=[]): model = cls(GPTConfig(**fields))    # the caller's random numbers stay as they are
+    model.load_state_dict({k:torch.tensor(v) for k,v in tensors.items()})
     return model.eval()

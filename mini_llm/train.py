@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPE', 'get_batch', 'evaluate', 'lr_scale', 'Diverged', 'train_step', 'step_rate', 'sample', 'TrainConfig',
            'default_shape', 'Trainer', 'new_run', 'first_bad', 'Stopped', 'train', 'resume', 'reproduce', 'main',
-           'Autograd', 'Machine', 'gradients', 'memory_needed', 'this_machine', 'Muon', 'all_groups', 'make_optimizers',
+           'Autograd', 'Device', 'gradients', 'memory_needed', 'this_machine', 'Muon', 'all_groups', 'make_optimizers',
            'orthogonalise', 'PeerLost', 'Team', 'load_state', 'pack', 'save_state', 'unpack']
 
 # %% ../nbs/04_train.ipynb #a5ebcfd4
@@ -26,7 +26,8 @@ from tqdm.auto import tqdm
 
 from .engine.backprop import Backprop
 from .engine.checkpoint import _digest, load_state, pack, save_state, unpack
-from .engine.device import Autograd, Machine, _memory_here, _seeded, gradients, memory_needed, this_machine
+from .engine.device import Device, memory_here, seeded, this_machine, torch_threads
+from .engine.gradients import Autograd, gradients, memory_needed
 from .engine.files import sha256, write_atomic
 from .engine.muon import Muon, all_groups, make_optimizers, orthogonalise
 from .engine.team import PeerLost, Team
@@ -36,7 +37,7 @@ from .workshop.plan import LADDER, choose, usual_batch, wise_decay
 from .workshop.run import Run, bits_per_byte, new_folder
 
 # %% ../nbs/04_train.ipynb #83494469
-_all_ = ['Autograd', 'Machine', 'gradients', 'memory_needed', 'this_machine',
+_all_ = ['Autograd', 'Device', 'gradients', 'memory_needed', 'this_machine',
          'Muon', 'all_groups', 'make_optimizers', 'orthogonalise', 'PeerLost', 'Team', 'load_state', 'pack', 'save_state', 'unpack']
 
 # %% ../nbs/04_train.ipynb #fa62280f
@@ -130,11 +131,11 @@ def step_rate(
     shape:GPTConfig, # The network
     batch_size:int=16, # Windows in a batch
     seconds:float=5., # Roughly how long to measure
-    machine:Machine|None=None, # Where (default: `this_machine`)
+    machine:Device|None=None, # Where (default: `this_machine`)
 )->float: # Tokens per second, by the median of the steps
     "Speed of a whole training step (forward, backward, both optimizers) on random ids"
     machine = machine or this_machine()
-    with _seeded(0): model,ids = GPT(shape).to(machine.device), torch.randint(shape.vocab_size, (batch_size, shape.context_length+1))
+    with seeded(0): model,ids = GPT(shape).to(machine.device), torch.randint(shape.vocab_size, (batch_size, shape.context_length+1))
     grads,optimizers,times = gradients(model, machine, batch_size), make_optimizers(model, machine), []
     while len(times) < 2 or sum(times[1:]) < seconds:       # the first may have kernels to load
         start = time.perf_counter()
@@ -242,12 +243,12 @@ class Trainer:
         run:Run, # Its folder, made by `new_run`
     ):
         settings = run.settings
-        self.run,self.cfg,self.machine = run, TrainConfig(**settings['train']), Machine(**settings['machine'])
+        self.run,self.cfg,self.machine = run, TrainConfig(**settings['train']), Device(**settings['machine'])
         self.data = _same_data(load_tokens(self.cfg.data), settings['data'], run)
         self.tokenizer,self.team = run.tokenizer, Team()
         self.machine = dataclasses.replace(self.machine, threads=max(1, self.machine.threads//self.team.here))
         shape = GPTConfig.from_qwen3(json.loads((run.path/'config.json').read_text(encoding='utf-8')))
-        with _seeded(self.cfg.seed): self.model = GPT(shape).to(self.machine.device)
+        with seeded(self.cfg.seed): self.model = GPT(shape).to(self.machine.device)
         self.grads,self.optimizers = self._gradients(self.model), self._optimizers(self.model)
         self.fixed = 'plans' in settings    # a run that repeats another knows them beforehand
         planned = settings.get('plan', dict(rate=None, seconds=0.))
@@ -293,7 +294,7 @@ def _optimizers(self:Trainer, model):
 # %% ../nbs/04_train.ipynb #e2fefe6e
 def _check_room(cfg, shape, machine):
     "Refuse what fits neither into memory nor on the disk"
-    team,there = Team(), _memory_here()
+    team,there = Team(), memory_here()
     with torch.device('meta'): model = GPT(shape)
     need = team.here * memory_needed(model, -(-cfg.batch_size // team.size), machine)
     if machine.device == 'cpu' and need > there: raise ValueError(

@@ -1,23 +1,37 @@
-"What all tests share: where the project is, and settings that keep them quiet, offline and repeatable"
+"What all tests share: the fixtures, and settings that keep them quiet, offline, repeatable and within a time"
 import os
 import shutil
 import sys
-from pathlib import Path
 
 import pytest
+from commands import ROOT, begin, end, stop
 
-os.environ.update(MPLBACKEND='agg', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
-ROOT = Path(__file__).resolve().parents[1]
+# one thread for each product: the tests share the cores among themselves
+os.environ.update(MPLBACKEND='agg', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome'
 CALM = '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'
 
 
 def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='run the slow tests too')
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    "The whole suite is shared out to the cores, if pytest-xdist is there: `pytest -n 0` keeps it in one process"
+    o = config.option
+    whole = config.args_source == config.ArgsSource.TESTPATHS and not (o.collectonly or o.usepdb or o.keyword or o.markexpr)
+    if whole and getattr(o, 'numprocesses', 0) is None and o.dist == 'no':
+        o.numprocesses, o.dist = min(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(), 8), 'loadgroup'
+
+
 def pytest_collection_modifyitems(config, items):
-    if config.getoption('--slow') or config.getoption('-m'): return
+    "Slow tests run when asked for; a test that hangs ends with its stack, if pytest-timeout is there"
+    asked = config.getoption('--slow') or config.getoption('-m')
     for item in items:
-        if item.get_closest_marker('slow'): item.add_marker(pytest.mark.skip(reason='slow: ask for it with --slow'))
+        slow = item.get_closest_marker('slow')
+        if slow and not asked: item.add_marker(pytest.mark.skip(reason='slow: ask for it with --slow'))
+        if config.pluginmanager.hasplugin('timeout') and not item.get_closest_marker('timeout'):
+            item.add_marker(pytest.mark.timeout(3600 if slow else 600))
 
 
 @pytest.fixture(scope='session')
@@ -37,11 +51,29 @@ def browser():
 
 
 @pytest.fixture(scope='module')
-def tokens(root, tmp_path_factory):
+def tokens(tmp_path_factory):
     "Token files of a small corpus, in a folder where train.py finds them"
     from mini_llm.bpe import END_OF_TEXT, Tokenizer
     from mini_llm.workshop.dataset import encode_corpus
     folder = tmp_path_factory.mktemp('tokens')
-    text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:30_000]
+    text = (ROOT/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:30_000]
     Tokenizer.train(text, 300, special_tokens=[END_OF_TEXT]).save(folder/'small300.model')
     return encode_corpus(folder/'small300.model', [text], folder/'datasets'/'small300')
+
+
+@pytest.fixture
+def start(tmp_path):
+    "Start a command (see commands.begin) in an empty folder; what is left of it ends with the test"
+    started = []
+    def run(what, *args, **env):
+        started.append(begin(what, *args, cwd=tmp_path, **env))
+        return started[-1]
+    yield run
+    for p in started: stop(p)
+
+
+@pytest.fixture
+def finish(start):
+    "Run a command to its end: exit code, standard output, standard error"
+    def run(*args, **env): return end(start(*args, **env))
+    return run

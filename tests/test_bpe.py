@@ -1,14 +1,16 @@
 "The tokenizer against its peers, against itself, and against damaged files"
-import codecs, copy, pickle, random, re, subprocess, sys, warnings
+import codecs, copy, pickle, random, re, sys, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
 
 import numpy as np
 import pytest
+from commands import python
 from hypothesis import example, given, settings, strategies as st
 
-from mini_llm.bpe import END_OF_TEXT, LONGEST, Tokenizer, _Ranks, count_chunks, learn_merges
+from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, learn_merges
+from mini_llm.engine.encoding import LONGEST, Ranks
 from mini_llm.gallery.drawing import plot_merge_freqs
 from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, split
 from test_text import SCALARS, borders, confusing, show_borders
@@ -196,7 +198,7 @@ def test_text_comes_back(tok, s):
 @examples
 @given(st.binary(max_size=200))
 def test_bytes_come_back(tok, b):
-    ids = _Ranks(tok.vocab).join(b) if b not in tok.ranks else np.array([tok.ranks[b]])
+    ids = Ranks(tok.vocab).join(b) if b not in tok.ranks else np.array([tok.ranks[b]])
     assert ids.tolist() == encode_naive(b, tok.ranks)
     assert tok.decode_bytes(ids) == tok.decode_bytes(list(b)) == b
     assert tok.decode(ids) == b.decode('utf-8', errors='replace')
@@ -838,4 +840,4 @@ def test_tokenizers_can_be_copied_and_pickled(tok):
 
 def test_the_tokenizer_needs_no_torch_and_no_matplotlib():
     code = "import sys, mini_llm.bpe; print([o for o in ('torch', 'matplotlib') if o in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert python(code) == '[]'

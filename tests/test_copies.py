@@ -1,11 +1,11 @@
 "What is copied from a corpus: equal to the plain search on any text, at any place, and shown without a loss"
 import random
 from html.parser import HTMLParser
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
+from commands import ROOT
 from hypothesis import given, settings, strategies as st
 
 from mini_llm.gallery.copies import CorpusIndex, Copies, copies, plot_copies, sort_suffixes, words_of
@@ -13,7 +13,6 @@ from mini_llm.gallery.copies import CorpusIndex, Copies, copies, plot_copies, so
 matplotlib.use('agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
 FEW = st.text(st.sampled_from('ab'), max_size=60)
 ANY = st.text(st.characters(exclude_categories=[]), max_size=60)          # lone surrogates too
 TEXTS = FEW | st.text(st.sampled_from('añ \n\0😀\u0301'), max_size=60) | ANY

@@ -12,6 +12,7 @@ import sys
 import time
 
 import pytest
+from commands import assert_same, python, small
 
 fcntl, pty, termios = map(pytest.importorskip, ('fcntl', 'pty', 'termios'))    # the worst moments are those of Unix
 
@@ -20,8 +21,7 @@ from mini_llm.engine.files import sha256
 from mini_llm.workshop.run import Run
 from mini_llm.train import load_state
 
-SMALL = '--steps 24 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --batch_size 4 --accumulate 2 --eval_every 6'.split() + \
-        '--threads 1 --dtype float32 --dropout 0.2 --checkpoint_seconds 0'.split()
+SMALL = small(steps=24, eval_every=6, checkpoint_seconds=0)
 
 # runs train.py with one function replaced by one that ends the process, or fails, at its n-th call
 SABOTAGE = """
@@ -52,13 +52,9 @@ CALLS = dict(backward=40, write=8, sync=25, replace=20, step=20)    # there are 
 
 
 @pytest.fixture
-def command(root, tmp_path):
-    "Run train.py, or a script in its place: exit code, standard output, standard error"
-    def run(*args, script=None, **kwargs):
-        head = [sys.executable, '-c', script] if script else [sys.executable, root/'train.py']
-        p = subprocess.run([*head, *map(str, args)], cwd=tmp_path, capture_output=True, text=True, encoding='utf-8', timeout=240,
-                           env=os.environ | {'PYTHONUTF8': '1'}, **kwargs)
-        return p.returncode, p.stdout, p.stderr
+def command(finish):
+    "Run train.py, or a script in its place, to its end: exit code, standard output, standard error"
+    def run(*args, script='train.py'): return finish(script, *args)
     return run
 
 
@@ -68,16 +64,6 @@ def reference(command, tokens, tmp_path):
     code, out, err = command('--data', tokens, *SMALL, '--runs', 'calm')
     assert code == 0, err
     return Run(tmp_path/'calm'/'small300-1')
-
-
-def assert_same(a, b):
-    "Weights, optimizers, and the story of each step"
-    for name in 'model.safetensors', 'best/model.safetensors': assert sha256(a.path/name) == sha256(b.path/name)
-    states = [load_state(r.path/'state.safetensors') for r in (a, b)]
-    assert all(t.equal(states[1][0][k]) for k, t in states[0][0].items())
-    row = lambda m: {k: v for k, v in m.items() if k != 'seconds'}
-    assert list(map(row, a.metrics)) == list(map(row, b.metrics))
-    assert not list(a.path.rglob('.*.tmp'))
 
 
 def killed_and_resumed(points, command, tokens, tmp_path):
@@ -131,10 +117,10 @@ def disk(tmp_path):
     "A real disk of one megabyte"
     path = tmp_path/'disk'
     path.mkdir()
-    made = shutil.which('mount') and subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', path], capture_output=True)
+    made = shutil.which('mount') and subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', path], capture_output=True, timeout=60)
     if not made or made.returncode: pytest.skip('no right to mount a small disk')
     yield path
-    subprocess.run(['umount', '-l', path])
+    subprocess.run(['umount', '-l', path], timeout=60)
 
 
 def test_a_disk_that_is_too_small_is_noticed_before_the_start(command, tokens, disk):
@@ -173,12 +159,12 @@ def test_too_little_memory_and_text(command, tokens, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
-def test_the_estimate_of_memory_is_near_what_is_used(root):
+def test_the_estimate_of_memory_is_near_what_is_used():
     script = """if 1:
         import torch
         from mini_llm.train import *
         from mini_llm.gpt import GPT, GPTConfig
-        cfg, machine = GPTConfig(vocab_size=2048, n_layer=4, n_head=4, n_embd=256, context_length=128), Machine(threads=1)
+        cfg, machine = GPTConfig(vocab_size=2048, n_layer=4, n_head=4, n_embd=256, context_length=128), Device(threads=1)
         def once(cfg, n):
             model = GPT(cfg)
             grads, optimizers = gradients(model, machine, n), make_optimizers(model)
@@ -189,8 +175,7 @@ def test_the_estimate_of_memory_is_near_what_is_used(root):
         before = peak()
         once(cfg, 16)
         print((peak()-before)*1024 / memory_needed(GPT(cfg), 16, machine))"""
-    out = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True, cwd=root).stdout
-    assert .6 < float(out) < 1.3, out
+    assert .6 < float(python(script)) < 1.3
 
 
 def test_the_runs_own_tokenizer_was_replaced(command, tokens, reference):
@@ -229,7 +214,7 @@ def test_a_terminal_of_80_columns(root, tokens, tmp_path):
         try: out += os.read(ours, 4096) if select.select([ours], [], [], .1)[0] else b''
         except OSError: break
         if p.poll() is not None and not select.select([ours], [], [], .1)[0]: break
-    assert p.wait() == 0
+    assert p.wait(timeout=60) == 0
     lines = [o for o in re.split('[\r\n]|\x1b\\[A', out.decode()) if 'val' in o]
     assert lines and all(len(o) <= 80 for o in lines)
     form = r'\d+%\|.*\| \d\d:\d\d left, loss \d\.\d\d, \d\.\d\d \(val \d\.\d\d\) bits/byte, [\d.]+k? tok/s'

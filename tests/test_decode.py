@@ -1,16 +1,16 @@
 "The decoder against torch: scores and texts, in windows and batches, with odd shapes, few cores and many callers"
 import json
-import os
 import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+from commands import python
 import torch
 
-from mini_llm.engine.decoding import Decoder, Unsupported, _wait, from_bfloat16, from_int8, to_bfloat16, to_int8
-from mini_llm.generate import Sampling, generate_batch, generate_ids, next_logits
+from mini_llm.engine.decoding import Decoder, Unsupported, from_bfloat16, from_int8, to_bfloat16, to_int8
+from mini_llm.generate import Sampling, generate_batch, generate_ids
 from mini_llm.gpt import GPT, GPTConfig
 
 SHAPES = [dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=64), dict(n_layer=1, n_head=3, n_embd=96, head_dim=16, n_ff=160),
@@ -138,12 +138,6 @@ def test_a_busy_machine_changes_the_pace_and_not_the_text(tmp_path):
     assert greedy(decoder, [1, 2, 3], 300) == want
 
 
-def python(code, **env):
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=os.environ | env, timeout=180)
-    assert run.returncode == 0, run.stderr
-    return run.stdout
-
-
 @pytest.mark.parametrize('env', [dict(NUMBA_NUM_THREADS='1'), dict(OMP_THREAD_LIMIT='1'), dict(NUMBA_THREADING_LAYER='workqueue')])
 def test_it_neither_hangs_nor_differs_however_threads_are_made(tmp_path, env):
     "A library that runs one thread where two were asked for must not keep the first waiting"
@@ -155,7 +149,7 @@ from mini_llm.engine.decoding import Decoder
 from mini_llm.generate import Sampling, generate_ids
 print(list(generate_ids(Decoder({str(tmp_path)!r}), [1, 2, 3], 20, Sampling(temperature=0))))
 assert 'torch' not in sys.modules'''
-    assert python(code, **env).strip() == str(want)
+    assert python(code, **env) == str(want)
 
 
 def test_what_torch_alone_can_run_is_unsupported(tmp_path):

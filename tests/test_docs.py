@@ -3,17 +3,17 @@ import functools
 import http.server
 import json
 import re
-import subprocess
-import sys
 import threading
 from html.parser import HTMLParser
-from pathlib import Path
 from posixpath import dirname, join, normpath
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from commands import ROOT, begin, end
 
-ROOT = Path(__file__).resolve().parents[1]
+
+
+pytestmark = pytest.mark.xdist_group('docs')      # one site, in one place
 
 
 class Anchors(HTMLParser):
@@ -33,8 +33,8 @@ class Anchors(HTMLParser):
 @pytest.fixture(scope='module')
 def site():
     "The folder of the site, built anew"
-    run = subprocess.run([sys.executable, 'tools/docs.py'], cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
-    assert run.returncode == 0, run.stdout + run.stderr
+    code, out, err = end(begin('tools/docs.py', cwd=ROOT))
+    assert code == 0, out + err
     return ROOT/'_docs'
 
 

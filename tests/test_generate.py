@@ -13,7 +13,7 @@ import torch
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.engine.decoding import Decoder
-from mini_llm.generate import Sampling, draw, generate, generate_batch, generate_ids, generate_texts, next_logits, stream, until
+from mini_llm.generate import Sampling, draw, generate, generate_ids, generate_texts, next_logits, stream, until
 from mini_llm.gpt import GPT, GPTConfig
 
 GREEDY = Sampling(temperature=0)

@@ -1,17 +1,22 @@
 "The model: equal to Qwen3ForCausalLM, whole on disk, causal, and modest before training"
+import copy
+import dataclasses
 import json
 import math
 import os
+import pickle
 import random
-import subprocess
-import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
+from commands import python
+from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from mini_llm.engine import files
+from mini_llm.engine.layout import Unsupported
 from mini_llm.gpt import GPT, PRESETS, GPTConfig, count_parameters
 
 SHAPES = dict(
@@ -124,6 +129,105 @@ def test_a_config_we_cannot_honour_is_refused(tmp_path, field, value):
     with pytest.raises(ValueError, match='config.json does not describe a model'): GPT.load(tmp_path)
 
 
+def config_with(tmp_path, **changes):
+    "A saved model, of whose config.json some fields are changed, or left out where None"
+    random_model(SHAPES['plain']).save(tmp_path)
+    config = json.loads((tmp_path/'config.json').read_text()) | changes
+    (tmp_path/'config.json').write_text(json.dumps({k: v for k, v in config.items() if v != 'left out'}))
+    return tmp_path
+
+
+YARN = dict(rope_type='yarn', factor=4.0, original_max_position_embeddings=16)
+
+@pytest.mark.parametrize('changes, word', [
+    (dict(rope_scaling=YARN), 'rope_scaling is .yarn'), (dict(rope_scaling=YARN, rope_parameters='left out'), 'rope_scaling is .yarn'),
+    (dict(rope_parameters=YARN | dict(rope_theta=1e4)), 'rope_parameters is .yarn'), (dict(rope_scaling=dict(type='linear', factor=2.)), 'linear'),
+    (dict(rope_parameters=dict(rope_theta=1e4, partial_rotary_factor=.5)), 'partial_rotary_factor=0.5'), (dict(partial_rotary_factor=.5), 'partial_rotary'),
+    (dict(rope_parameters=dict(full_attention=dict(rope_theta=1e4))), 'full_attention'),
+    (dict(layer_types=['sliding_attention', 'full_attention']), 'layer_types'), (dict(num_experts=4), 'num_experts'), (dict(mlp_bias=True), 'mlp_bias'),
+    (dict(quantization_config=dict(bits=4)), 'quantization_config'), (dict(model_type='qwen3_moe'), 'model_type'),
+    (dict(dtype='float8_e4m3fn'), 'dtype'), (dict(torch_dtype=32), 'torch_dtype'), (dict(tie_word_embeddings='left out'), 'tie_word_embeddings')])
+def test_a_sound_model_of_another_kind_is_called_unsupported(tmp_path, changes, word):
+    with pytest.raises(Unsupported, match=f'config.json does not describe a model.*{word}'): GPT.load(config_with(tmp_path, **changes))
+
+
+@pytest.mark.parametrize('changes, word', [
+    (dict(num_hidden_layers=True), 'num_hidden_layers=True'), (dict(hidden_size=64.), 'hidden_size=64.0'), (dict(hidden_size=10**30), 'hidden_size=1000'),
+    (dict(max_position_embeddings=10**9), 'max_position_embeddings'), (dict(rms_norm_eps=float('nan')), 'rms_norm_eps=nan'), (dict(rms_norm_eps='1e-6'), 'rms_norm_eps'),
+    (dict(rope_theta=float('inf')), 'rope_theta=inf'), (dict(rope_theta=5.), 'twice'), (dict(rope_theta='left out', rope_parameters='left out'), 'rope_theta'),
+    (dict(rope_parameters=[1]), 'rope_parameters is'), (dict(mini_llm=dict(dropout=2)), 'dropout=2'), (dict(mini_llm=3), 'mini_llm'), (dict(layer_types=3), 'layer_types'),
+    (dict(layer_types=['full_attention']), 'layer_types'), (dict(num_key_value_heads=3), 'n_kv_head=3'), (dict(head_dim='left out'), 'head_dim')])
+def test_a_config_that_is_nonsense_is_refused_by_name(tmp_path, changes, word):
+    with pytest.raises(ValueError, match=f'config.json does not describe a model.*{word}') as e: GPT.load(config_with(tmp_path, **changes))
+    assert not isinstance(e.value, Unsupported)
+
+
+@pytest.mark.parametrize('changes', [dict(rope_theta='left out'), dict(rope_parameters='left out'), dict(rope_scaling=None), dict(rope_scaling=dict(rope_type='default')),
+    dict(layer_types=['full_attention']*2), dict(dtype='bfloat16', torch_dtype='left out'), dict(hidden_act='left out'), dict(sliding_window=4096), dict(initializer_range=.02)])
+def test_all_spellings_of_our_model_are_read(tmp_path, changes):
+    assert GPT.load(config_with(tmp_path, **changes)).cfg == random_model(SHAPES['plain']).cfg
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_of_three_formats_are_read(model, tmp_path, dtype):
+    model.save(tmp_path)
+    short = {k: v.to(dtype) for k, v in load_file(tmp_path/'model.safetensors').items()}
+    save_file(short | {'lm_head.weight': short['model.embed_tokens.weight'].clone()}, tmp_path/'model.safetensors')
+    for k, v in GPT.load(tmp_path).state_dict().items(): assert torch.equal(v, short[f'model.{k}'].float()), k
+
+
+@pytest.mark.parametrize('spoil, word', [
+    (lambda t: {'lm_head.weight': t['model.embed_tokens.weight'] + 1}, 'lm_head.weight is not embed_tokens.weight'),
+    (lambda t: {'model.norm.weight': t['model.norm.weight'] * math.nan}, 'norm.weight holds nan'), (lambda t: {'wte': torch.zeros(2)}, 'it has wte'),
+    (lambda t: {'model.norm.weight': t['model.norm.weight'].double()}, 'norm.weight is F64'), (lambda t: {'model.norm.weight': torch.ones(3)}, r'norm.weight has the shape \(3,\), not')])
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, spoil, word):
+    random_model(SHAPES['plain']).save(tmp_path)
+    tensors = load_file(tmp_path/'model.safetensors')
+    save_file(tensors | spoil(tensors), tmp_path/'model.safetensors')
+    with pytest.raises(ValueError, match=f'model.safetensors does not fit config.json: .*{word}'): GPT.load(tmp_path)
+
+
+def test_flipped_bits_are_read_or_refused_but_never_crash(tmp_path):
+    random_model(SHAPES['one_of_each']).save(tmp_path)
+    rng = random.Random(0)
+    for name in ('config.json', 'model.safetensors'):
+        path = tmp_path/name
+        data = path.read_bytes()
+        for _ in range(300):
+            bad = bytearray(data)
+            bad[rng.randrange(len(bad))] ^= 1 << rng.randrange(8)
+            path.write_bytes(bad)
+            try: GPT.load(tmp_path)
+            except ValueError as e: assert name in str(e) or 'model.safetensors' in str(e)
+        path.write_bytes(data)
+
+
+def test_a_changed_shape_works_out_again_what_was_not_given():
+    cfg = GPTConfig(301, n_embd=32, n_head=2)
+    for again in (cfg, copy.deepcopy(cfg), pickle.loads(pickle.dumps(cfg)), GPTConfig(**dataclasses.asdict(cfg))):
+        assert again == cfg and repr(again) == repr(cfg) and hash(again) == hash(cfg)
+        assert dataclasses.replace(again, n_embd=64) == GPTConfig(301, n_embd=64, n_head=2)
+        assert dataclasses.replace(again, n_head=4).n_kv_head == 4
+    given = GPTConfig(301, n_embd=32, n_head=4, n_kv_head=2, head_dim=8, n_ff=100)
+    wider = dataclasses.replace(given, n_embd=64)
+    assert (wider.n_kv_head, wider.head_dim, wider.n_ff) == (2, 8, 100)
+    assert json.loads(json.dumps(dataclasses.asdict(cfg))) == dataclasses.asdict(cfg)
+    assert all(isinstance(o, int) for o in (cfg.n_kv_head, cfg.head_dim, cfg.n_ff)) and cfg.n_ff // 2 == 64
+
+
+def test_a_shape_of_numpy_numbers_is_saved(tmp_path):
+    cfg = GPTConfig(np.int64(300), n_layer=np.int32(1), n_head=np.uint8(1), n_embd=np.int64(32), dropout=np.float32(.5))
+    assert all(type(v) in (int, float) or isinstance(v, int) for v in dataclasses.asdict(cfg).values())
+    GPT(cfg).save(tmp_path)
+    assert GPT.load(tmp_path).cfg == cfg
+
+
+@pytest.mark.parametrize('field, value', [('n_layer', True), ('vocab_size', '300'), ('dropout', True), ('dropout', math.nan), ('n_ff', 2.5),
+    ('n_kv_head', np.True_), ('n_embd', None), ('context_length', 10**12), ('norm_eps', 5), ('rope_theta', math.inf)])
+def test_what_is_no_number_or_out_of_range_is_refused(field, value):
+    with pytest.raises(ValueError, match=f'^{field}='): GPTConfig(**dict(dict(vocab_size=300), **{field: value}))
+
+
 @torch.no_grad()
 def test_cached_equals_uncached(model, ids):
     rng = random.Random(0)
@@ -193,5 +297,4 @@ def test_count_is_all_parameters(model):
 def test_import_stays_small():
     heavy = ['matplotlib', 'transformers', 'numba', 'IPython']
     code = f"import sys, mini_llm.gpt; print([o for o in {heavy} if o in sys.modules])"
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, env=dict(os.environ))
-    assert out.stdout.strip() == '[]'
+    assert python(code) == '[]'

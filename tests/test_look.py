@@ -4,10 +4,10 @@ import math
 import random
 import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT
 import torch
 
 from mini_llm.bpe import Tokenizer
@@ -18,7 +18,6 @@ from mini_llm.gallery.watching import Reading, surprise, turn_knobs, watch, weig
 from mini_llm.gallery.tokens import visible
 from mini_llm.train import evaluate
 
-ROOT = Path(__file__).resolve().parents[1]
 EVIL = ['', ' ', '\n\n', ' \n \n', '\t\r\n', '<script>alert(1)</script>', '"\'><img src=x onerror=alert(1)>', '&lt;&amp;', 'a·b|c',
         'ñandú', '👩‍👩‍👧‍👦', 'لا إله', '我读书', '\x00\x1b[31m\x7f', '\u202eevil\u00a0', 'razo\u0301n', '<|endoftext|>', '</span></div><style>*{}']
 

@@ -6,16 +6,14 @@ import ast
 import io
 import json
 import re
-import subprocess
 import sys
 from base64 import b64decode
-from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import ROOT, begin, end
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(ROOT.glob('nbs/**/*.ipynb'))
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
 
@@ -62,9 +60,8 @@ def test_numbers_may_differ_in_their_last_digit_alone():
 
 @each_notebook
 def test_runs_and_prints_what_is_stored(path, tmp_path):
-    cmd = [sys.executable, str(ROOT/'tools'/'refresh.py'), str(path), '--to', str(tmp_path)]
-    run = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
-    assert run.returncode == 0, run.stderr
+    code, out, err = end(begin('tools/refresh.py', path, '--to', tmp_path, cwd=ROOT), seconds=500)
+    assert code == 0, err
     if sys.platform != 'linux': return
     for stored, fresh in zip(cells(path), cells(tmp_path/path.relative_to(ROOT/'nbs')), strict=True):
         (figures, rest), (new_figures, new_rest) = split_outputs(stored), split_outputs(fresh)

@@ -9,8 +9,8 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from commands import DEADLINE, ROOT, python
 
-ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = ConfigParser(delimiters=['='])
 SETTINGS.read(ROOT/'settings.ini', encoding='utf-8')
 SETTINGS = SETTINGS['DEFAULT']
@@ -20,15 +20,9 @@ MODULES = sorted('.'.join(p.relative_to(PACKAGE).with_suffix('').parts) for p in
 # What importing a module must not load: start-up time is part of the interface
 NO_PLOTS = {'matplotlib', 'IPython'}
 LIGHT = NO_PLOTS | {'torch'}
-USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'engine.device', 'engine.muon', 'engine.team', 'engine.checkpoint', 'workshop.plan', 'gallery.inside'}
+USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'engine.device', 'engine.muon', 'engine.team', 'engine.checkpoint',
+              'workshop.plan', 'gallery.inside'}
 IMPORT_NAMES = dict(ipython='IPython', pillow='PIL')
-
-
-def python(code, **kw):
-    "What a fresh Python prints"
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, **kw)
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
 
 
 def source(module): return (PACKAGE/(module.replace('.', '/') + '.py')).read_text('utf-8')
@@ -46,7 +40,7 @@ def wheel(tmp_path_factory):
     for name in 'settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE': shutil.copy(ROOT/name, folder)
     shutil.copytree(ROOT/'mini_llm', folder/'mini_llm', ignore=shutil.ignore_patterns('__pycache__'))
     pip = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '.']
-    run = subprocess.run(pip, cwd=folder, capture_output=True, text=True)
+    run = subprocess.run(pip, cwd=folder, capture_output=True, text=True, timeout=DEADLINE)
     assert run.returncode == 0, run.stderr
     return next(folder.glob('*.whl'))
 
@@ -63,7 +57,7 @@ def test_wheel_holds_the_package_and_says_what_it_needs(wheel):
 
 
 def test_wheel_works_with_the_runtime_packages_alone(wheel, tmp_path):
-    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(tmp_path), str(wheel)], check=True)
+    subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(tmp_path), str(wheel)], check=True, timeout=DEADLINE)
     blocked = set(requirements('dev_requirements')) - set(requirements('requirements')) - {'pillow', 'setuptools'}
     code = f'''
 import importlib, sys
@@ -79,7 +73,7 @@ def test_imports_are_required(module):
     tree = list(ast.walk(ast.parse(source(module))))
     names = {o.name for n in tree if isinstance(n, ast.Import) for o in n.names}
     names |= {n.module for n in tree if isinstance(n, ast.ImportFrom) and not n.level}
-    optional = {'tiktoken'} if module == 'bpe' else set() # Tokenizer.to_tiktoken makes one
+    optional = {'tiktoken'} if module == 'workshop.formats' else set() # to_tiktoken makes one
     allowed = sys.stdlib_module_names | set(requirements('requirements')) | {'mini_llm'} | optional
     assert {o.split('.')[0] for o in names} <= allowed
 

@@ -3,49 +3,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from commands import ROOT, small, wait_for_steps
 
 from mini_llm.workshop.run import Run
 from mini_llm.train import load_state
 
 pytestmark = pytest.mark.skipif(sys.platform == 'win32', reason='signals and torchrun as on Unix')
-SMALL = '--n_layer 2 --n_head 2 --n_embd 32 --context_length 32 --batch_size 5 --accumulate 2 --threads 2'.split() + \
-        '--dtype float32 --dropout 0.2 --eval_every 10'.split()
-ALONE, PAIR = [sys.executable], [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone']
-
-
-@pytest.fixture
-def start(root, tmp_path):
-    "Start train.py, alone or as a pair; what is left of it ends with the test"
-    started = []
-    def run(how, *args):
-        p = subprocess.Popen([*how, root/'train.py', *map(str, args)], cwd=tmp_path, text=True, encoding='utf-8',
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {'PYTHONUTF8': '1'})
-        started.append(p)
-        return p
-    yield run
-    for p in started:
-        if p.poll() is None: p.terminate()
-
-
-@pytest.fixture
-def finish(start):
-    "Run it to its end: exit code, standard output, standard error"
-    def run(*args):
-        p = start(*args)
-        return (lambda out, err: (p.returncode, out, err))(*p.communicate(timeout=120))
-    return run
-
-
-def wait_for_steps(path, n, process):
-    "Wait until a run has done at least `n` steps"
-    file, end = path/'metrics.jsonl', time.monotonic() + 100
-    while process.poll() is None and not (file.exists() and file.read_text('utf-8').count('\n') >= n):
-        assert time.monotonic() < end
-        time.sleep(.01)
-    assert process.poll() is None, process.communicate()
+SMALL = small(n_layer=2, batch_size=5, threads=2, eval_every=10)
+ALONE = 'train.py'
+PAIR = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--standalone', ROOT/'train.py']
 
 
 def assert_close(a, b):

@@ -1,14 +1,12 @@
 "Training as a user meets it: the command, and runs that are stopped, killed, damaged or given wrong input"
-import os
 import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 
 import pytest
+from commands import assert_same, small, wait_for_steps
 
 from mini_llm.engine import files
 from mini_llm.workshop.dataset import encode_corpus
@@ -16,27 +14,7 @@ from mini_llm.engine.files import sha256
 from mini_llm.workshop.run import Run
 from mini_llm.train import Trainer, load_state
 
-SMALL = '--steps 60 --n_layer 1 --n_head 2 --n_embd 32 --context_length 32 --batch_size 4 --accumulate 2'.split() + \
-        '--threads 1 --dtype float32 --dropout 0.2'.split()
-
-
-@pytest.fixture
-def start(root, tokens, tmp_path):
-    "Start a command of the project in an empty folder"
-    def run(script, *args, **env):
-        return subprocess.Popen([sys.executable, root/script, *map(str, args)], cwd=tmp_path, text=True, encoding='utf-8',
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {'PYTHONUTF8': '1'} | env)
-    return run
-
-
-@pytest.fixture
-def finish(start):
-    "Run a command to its end: exit code, standard output, standard error"
-    def run(*args, **env):
-        p = start(*args, **env)
-        out, err = p.communicate(timeout=240)
-        return p.returncode, out, err
-    return run
+SMALL = small(steps=60)
 
 
 @pytest.fixture
@@ -44,22 +22,6 @@ def reference(finish, tokens, tmp_path):
     "A run that nobody disturbed"
     assert finish('train.py', '--data', tokens, *SMALL)[0] == 0
     return Run(tmp_path/'runs'/'small300-1')
-
-
-def wait_for_steps(path, n, process):
-    "Wait until a run has done at least `n` steps"
-    file = path/'metrics.jsonl'
-    while process.poll() is None and not (file.exists() and file.read_text('utf-8').count('\n') >= n): time.sleep(.005)
-    assert process.poll() is None, process.communicate()
-
-
-def assert_same(a, b):
-    "The same weights, byte for byte, at the end and at the best evaluation, and each step once with the same loss"
-    for name in 'model.safetensors', 'best/model.safetensors': assert sha256(a.path/name) == sha256(b.path/name)
-    row = lambda m: [m.get(k) for k in ('step', 'loss', 'grad_norm', 'lr', 'val_bits', 'sample')]
-    assert list(map(row, a.metrics)) == list(map(row, b.metrics))
-    ends = [{k: v for k, v in r.result.items() if k != 'seconds'} for r in (a, b)]
-    assert ends[0] == ends[1]
 
 
 def test_killed_at_random_points_and_resumed_is_the_same(reference, start, finish, tokens, tmp_path):
@@ -110,7 +72,7 @@ def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(reference, 
 def test_a_run_never_overwrites_another_and_mentions_an_unfinished_one(reference, finish, tokens, tmp_path):
     before = {p: sha256(p) for p in reference.path.rglob('*') if p.is_file()}
     (reference.path/'result.json').rename(tmp_path/'kept.json')
-    code, out, err = finish('train.py', '--data', tokens, *SMALL[:1], 2, *SMALL[2:])
+    code, out, err = finish('train.py', '--data', tokens, *SMALL, '--steps', 2)
     assert code == 0, err
     assert 'small300-1 is unfinished' in out and 'small300-2' in out
     (tmp_path/'kept.json').rename(reference.path/'result.json')
@@ -118,7 +80,7 @@ def test_a_run_never_overwrites_another_and_mentions_an_unfinished_one(reference
 
 
 def test_two_processes_cannot_train_one_run(start, finish, tokens, tmp_path):
-    p = start('train.py', '--data', tokens, *SMALL[:1], 100_000, *SMALL[2:])
+    p = start('train.py', '--data', tokens, *SMALL, '--steps', 100_000)
     wait_for_steps(tmp_path/'runs'/'small300-1', 3, p)
     code, out, err = finish('train.py', '--resume', 'runs/small300-1')
     p.kill()
@@ -128,7 +90,7 @@ def test_two_processes_cannot_train_one_run(start, finish, tokens, tmp_path):
 
 def test_without_arguments_it_trains_on_the_newest_token_files(finish, tokens, tmp_path):
     shutil.copytree(tokens.parent, tmp_path/'datasets')
-    code, out, err = finish('train.py', *SMALL[:1], 3, *SMALL[2:])
+    code, out, err = finish('train.py', *SMALL, '--steps', 3)
     assert code == 0 and 'small300-1' in out, err
     assert 'python generate.py' in out
     code, out, err = finish('generate.py', 'En un lugar de la Mancha', '--seed', 1, '--max_new_tokens', 5)
@@ -189,7 +151,7 @@ def test_divergence_is_named_and_keeps_the_last_good_checkpoint(finish, tokens, 
 
 
 def test_a_budget_in_minutes_is_kept_by_its_plans(finish, tokens, tmp_path):
-    code, out, err = finish('train.py', '--data', tokens, '--minutes', .05, *SMALL[2:], '--checkpoint_seconds', .5)
+    code, out, err = finish('train.py', '--data', tokens, '--minutes', .05, *small(), '--checkpoint_seconds', .5)
     assert code == 0, err
     run = Run(tmp_path/'runs'/'small300-1')
     plans = run.result['plans']
@@ -251,7 +213,7 @@ def test_resume_refuses_another_split_and_a_missing_checkpoint(finish, tokens, t
     data, model = tmp_path/'datasets'/'mine', tokens.parent.parent/'small300.model'
     text = (root/'datasets'/'cervantes.txt').read_text(encoding='utf-8')[:8_000]
     encode_corpus(model, [text], data)
-    assert finish('train.py', '--data', data, '--steps', 3, *SMALL[2:])[0] == 0
+    assert finish('train.py', '--data', data, *SMALL, '--steps', 3)[0] == 0
     run = tmp_path/'runs'/'mine-1'
     (run/'result.json').unlink()
     encode_corpus(model, [text], data, train_split=.7)
@@ -267,5 +229,5 @@ def test_resume_refuses_another_split_and_a_missing_checkpoint(finish, tokens, t
 def test_held_out_text_shorter_than_the_context(finish, tokens, tmp_path):
     data = tmp_path/'datasets'/'short'
     encode_corpus(tokens.parent.parent/'small300.model', ['En un lugar de la Mancha vivía un hidalgo. ' * 12], data)
-    code, out, err = finish('train.py', '--data', data, '--steps', 2, *SMALL[2:], '--context_length', 64)
+    code, out, err = finish('train.py', '--data', data, *SMALL, '--steps', 2, '--context_length', 64)
     assert code == 0, err

@@ -14,7 +14,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .device import Machine
+from .device import Device
 
 # %% ../../nbs/engine/muon.ipynb #25188ec3
 def orthogonalise(
@@ -98,7 +98,7 @@ def all_groups(
 # %% ../../nbs/engine/muon.ipynb #fda5aa27
 def make_optimizers(
     model:'GPT', # What to train
-    machine:Machine=Machine(), # Where it is trained
+    machine:Device=Device(), # Where it is trained
     learning_rate:float=0.014, # For matrices (Muon)
     adam_learning_rate:float=0.003, # For the embedding and the norms (AdamW)
     weight_decay:float=0.5, # For matrices
