@@ -157,7 +157,7 @@ def plot_cut(
     "All tokens by rank: what a cut keeps of the distribution, and what it takes away"
     ax = axes(3.5, 2.6) if ax is None else ax
     falling,kept = np.sort(own)[::-1],np.count_nonzero(left)
-    edges,floor = np.arange(len(own)+1) + .5,falling[-1]/2
+    edges,floor = np.arange(len(own)+1) + .5,falling[falling > 0][-1]/2
     ax.stairs(falling, edges, baseline=floor, fill=True, color=GREY, alpha=.45)
     ax.stairs(falling[:kept], edges[:kept+1], baseline=floor, fill=True, color=BLUE)
     ax.set(xscale='log', yscale='log', ylim=(floor, 1.5), xlabel='rank', ylabel='probability', title=title)
