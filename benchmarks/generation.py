@@ -72,7 +72,7 @@ def hf_ids(model, n=1, **settings):
 
 def one_stream(decoders, theirs, llamas):
     "Text beside transformers (its faster precision) and llama.cpp (at equal precision)"
-    runs = {name: lambda d=d: list(generate_ids(d, PROMPT, NEW, SAMPLING, seed=0)) for name, d in decoders.items()}
+    runs = {name: lambda d=d: list(generate_ids(d, PROMPT, NEW, seed=0, sampling=SAMPLING)) for name, d in decoders.items()}
     runs |= {f'hf {name}': lambda m=m: hf_ids(m, do_sample=True, top_k=50, temperature=.8) for name, m in theirs.items()}
     runs |= {f'llama {kind}': lambda o=o: llama_ids(o) for kind, o in llamas.items()}
     t = race(runs, repeats=3)
@@ -86,7 +86,7 @@ def one_stream(decoders, theirs, llamas):
 
 def many_streams(decoders, theirs):
     prompts = [PROMPT]*STREAMS
-    runs = {name: lambda d=d: generate_batch(d, prompts, NEW, SAMPLING, seeds=range(STREAMS)) for name, d in decoders.items()}
+    runs = {name: lambda d=d: generate_batch(d, prompts, NEW, seeds=range(STREAMS), sampling=SAMPLING) for name, d in decoders.items()}
     runs |= {f'hf {name}': lambda m=m: hf_ids(m, STREAMS, do_sample=True, top_k=50, temperature=.8) for name, m in theirs.items()}
     t = race(runs, repeats=2)
     hf = min((o for o in runs if o.startswith('hf')), key=t.get)
@@ -98,7 +98,7 @@ def beside_a_busy_program(decoders):
     "One stream while another process keeps a core busy, as a share of its speed without"
     def tokens_per_second(decoder):
         t = time.perf_counter()
-        for _ in range(3): list(generate_ids(decoder, PROMPT, NEW, SAMPLING, seed=0))
+        for _ in range(3): list(generate_ids(decoder, PROMPT, NEW, seed=0, sampling=SAMPLING))
         return 3*NEW / (time.perf_counter() - t)
     for name, decoder in decoders.items():
         quiet = tokens_per_second(decoder)
@@ -162,9 +162,9 @@ def main():
                                                    verbose=False) for k in ('F32', 'F16', 'BF16', 'Q8_0')}
         else: print('left out: llama.cpp')
         greedy = hf_ids(theirs['float32'], do_sample=False)[0]
-        assert list(generate_ids(model, PROMPT, NEW, GREEDY)) == greedy
-        assert list(generate_ids(decoders['float32'], PROMPT, NEW, GREEDY)) == greedy
-        assert generate_batch(decoders['float32'], [PROMPT]*STREAMS, NEW, GREEDY) == [greedy]*STREAMS
+        assert list(generate_ids(model, PROMPT, NEW, sampling=GREEDY)) == greedy
+        assert list(generate_ids(decoders['float32'], PROMPT, NEW, sampling=GREEDY)) == greedy
+        assert generate_batch(decoders['float32'], [PROMPT]*STREAMS, NEW, sampling=GREEDY) == [greedy]*STREAMS
         if llamas: assert llama_ids(llamas['F32'], greedy=True) == greedy
         rows = [*one_stream(decoders, theirs, llamas), *prefill(decoders, model), *many_streams(decoders, theirs), *beside_a_busy_program(decoders)]
     try: run = Run(sys.argv[1]) if len(sys.argv) > 1 else newest_run(weights=True)

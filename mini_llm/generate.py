@@ -121,7 +121,7 @@ def candidates(self:Sampling,
     left = x != -np.inf
     return ids[left], softmax(x[left])
 
-# %% ../nbs/05_generate.ipynb #de803f05
+# %% ../nbs/05_generate.ipynb #515de83c
 @patch
 def probabilities(self:Sampling,
     logits:np.ndarray, # Scores (n,)
@@ -172,6 +172,13 @@ def _scores(model, ids, cache):
     return logits.float().cpu().numpy()
 
 # %% ../nbs/05_generate.ipynb #229ad240
+def _known(model, ids):
+    "Ids as a list, if the model knows all of them"
+    ids = as_ids(ids)
+    if len(ids) and not 0 <= ids.min() <= ids.max() < model.cfg.vocab_size: raise ValueError(
+        f"ids from {ids.min()} to {ids.max()} do not fit vocab_size={model.cfg.vocab_size}; were they made with another tokenizer?")
+    return ids.tolist()
+
 def _asked(model, steps):
     "Scores for each step of `window`"
     new,afresh = next(steps)
@@ -187,15 +194,7 @@ def next_logits(
     "Ask the model again and again, with a cache, past the context window too"
     return _asked(model, window(_known(model, prompt), model.cfg.context_length))
 
-# %% ../nbs/05_generate.ipynb #d8c339d5
-def _known(model, ids):
-    "Ids as a list, if the model knows all of them"
-    ids = as_ids(ids)
-    if len(ids) and not 0 <= ids.min() <= ids.max() < model.cfg.vocab_size: raise ValueError(
-        f"ids from {ids.min()} to {ids.max()} do not fit vocab_size={model.cfg.vocab_size}; were they made with another tokenizer?")
-    return ids.tolist()
-
-# %% ../nbs/05_generate.ipynb #ced86af3
+# %% ../nbs/05_generate.ipynb #2432d61f
 class Chooser:
     "Draws the tokens of one text"
     def __init__(self,
@@ -220,7 +219,7 @@ class Chooser:
         self.seen[chosen] = True
         return None if chosen in self.end else chosen
 
-# %% ../nbs/05_generate.ipynb #923ed445
+# %% ../nbs/05_generate.ipynb #9661ac16
 def written(
     asked:Iterator[np.ndarray], # From `next_logits`
     choose:Chooser, # Says which token comes, or that the text ends
@@ -266,13 +265,13 @@ def load(
     run = run if isinstance(run, Run) else Run(run)
     folder = run.path/'best' if best else run.path
     if not (folder/'model.safetensors').exists():
-        raise ValueError(f"{folder} has no weights yet; `{command('train', '--resume', run.path)}` trains on")
+        raise ValueError(f"{folder} has no weights yet; `python train.py --resume {run.path}` trains on")
     try: return Decoder(folder, precision), run.tokenizer
     except Unsupported:
         from mini_llm.gpt import GPT
         return GPT.load(folder).eval(), run.tokenizer
 
-# %% ../nbs/05_generate.ipynb #576ff726
+# %% ../nbs/05_generate.ipynb #74c8be1f
 def ready(
     model:'GPT|Decoder|Run|str|Path', # A model in memory, or a run (or its folder)
     tokenizer:Tokenizer|None=None, # Of a model in memory; a run has its own
@@ -285,8 +284,7 @@ def ready(
         return load(model, best, 'float32' if precision is None else precision)
     if best or precision is not None: raise ValueError("best= and precision= choose among the weights in a run's folder; this model is in memory")
     if isinstance(model, Decoder): return model, tokenizer
-    try: return Decoder.of(model), tokenizer
-    except Unsupported: return model, tokenizer
+    return model, tokenizer
 
 # %% ../nbs/05_generate.ipynb #6da6ae4f
 def _stops(stops):
@@ -321,7 +319,7 @@ def until(
     return _up_to(pieces, _stops(stops))
 
 # %% ../nbs/05_generate.ipynb #ad803b92
-def _with_words(model, tokenizer, best, precision):
+def _with_words(model, tokenizer, best=False, precision=None):
     "A model and the tokenizer that it needs for text"
     model,tokenizer = ready(model, tokenizer, best, precision)
     if tokenizer is None: raise ValueError("a model alone cannot read text: give tokenizer=, or a prompt of token ids to `generate`")
@@ -420,6 +418,13 @@ def _stopper(tokenizer, stops):
     longest = max(map(len, stops), default=0)
     return lambda ids: any(o in tokenizer.decode_bytes(ids[-longest:]) for o in stops)
 
+def _told(tokenizer, prompt, seed, new, stops, max_new_tokens):
+    "A `Text` of new ids"
+    whole = tokenizer.decode(new)
+    text = ''.join(until([whole], stops))
+    ended = 'stop' if text != whole else 'length' if len(new) == max_new_tokens else 'end'
+    return Text(prompt, text, seed, len(new), ended)
+
 # %% ../nbs/05_generate.ipynb #bc47a919
 class Text(NamedTuple):
     "A text and how it came about"
@@ -450,14 +455,6 @@ def generate_texts(
     new = generate_batch(model, [tokenizer.encode(o or '\n') for o in prompts], max_new_tokens, seeds=seeds,
                          end=tokenizer.special_tokens.values(), stopped=_stopper(tokenizer, stops), sampling=settings)
     return [_told(tokenizer, *o, stops, max_new_tokens) for o in zip(prompts, seeds, new)]
-
-# %% ../nbs/05_generate.ipynb #8d8b7f18
-def _told(tokenizer, prompt, seed, new, stops, max_new_tokens):
-    "A `Text` of new ids"
-    whole = tokenizer.decode(new)
-    text = ''.join(until([whole], stops))
-    ended = 'stop' if text != whole else 'length' if len(new) == max_new_tokens else 'end'
-    return Text(prompt, text, seed, len(new), ended)
 
 # %% ../nbs/05_generate.ipynb #771c6533
 def main(

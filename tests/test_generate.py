@@ -114,8 +114,8 @@ def test_greedy_text_is_the_same_with_and_without_a_cache_from_every_length(tmp_
         prompt = [(7*i + n) % 50 for i in range(n)]
         new = 3*context_length if n in (1, context_length) else 5     # over several windows for two of them
         want = uncached(model, prompt, new)
-        assert list(generate_ids(model, prompt, new, GREEDY)) == want
-        assert list(generate_ids(decoder, prompt, new, GREEDY)) == want
+        assert list(generate_ids(model, prompt, new, sampling=GREEDY)) == want
+        assert list(generate_ids(decoder, prompt, new, sampling=GREEDY)) == want
 
 
 def test_texts_are_the_same_alone_and_in_a_batch(tok, tmp_path):
@@ -125,10 +125,10 @@ def test_texts_are_the_same_alone_and_in_a_batch(tok, tmp_path):
     end = set(tok.special_tokens.values())
     for decoder in Decoder(tmp_path), model:
         for settings in Sampling(), Sampling(temperature=1.5, top_k=9, min_p=.05, repetition_penalty=1.2):
-            texts = generate_texts(decoder, tok, prompts, seeds, 80, ['a', 'é, '], settings)
+            texts = generate_texts(decoder, prompts, 80, seeds=seeds, stop=['a', 'é, '], tokenizer=tok, sampling=settings)
             assert {o.ended for o in texts} > {'stop'}              # they end at different times, and not all for the same reason
             for o in texts:
-                ids = list(generate_ids(decoder, tok.encode(o.prompt or '\n'), 80, settings, o.seed, end))
+                ids = list(generate_ids(decoder, tok.encode(o.prompt or '\n'), 80, seed=o.seed, end=end, sampling=settings))
                 assert o.text == ''.join(until([tok.decode(ids)], ['a', 'é, ']))
                 assert o.tokens == len(ids) if o.ended != 'stop' else tok.decode(ids[:o.tokens]).startswith(o.text)
                 assert o.ended != 'end' or o.tokens < 80
@@ -140,7 +140,7 @@ def test_a_special_token_ends_a_text(tok, tmp_path):
     with torch.no_grad(): model.embed_tokens.weight[end] *= 3        # now it is often the likeliest, or the least likely
     model.save(tmp_path)
     decoder = Decoder(tmp_path)
-    texts = generate_texts(decoder, tok, ['a'] * 20, list(range(20)), 60)
+    texts = generate_texts(decoder, ['a'] * 20, 60, seeds=range(20), tokenizer=tok)
     ended = [o for o in texts if o.ended == 'end']
     assert ended and all('<|endoftext|>' not in o.text for o in texts)
     for o in ended:
@@ -196,12 +196,12 @@ def test_streams_are_independent_of_each_other(tok):
 def test_pieces_join_to_the_whole_and_hold_no_broken_character(tok):
     model = wild_model(tok.n_vocab)
     for seed in range(20):
-        ids = list(generate_ids(model, tok.encode('niño'), 60, Sampling(), seed, end=tok.special_tokens.values()))
-        pieces = list(stream(model, 'niño', 60, seed, tokenizer=tok))
+        ids = list(generate_ids(model, tok.encode('niño'), 60, seed=seed, end=tok.special_tokens.values()))
+        pieces = list(stream(model, 'niño', 60, seed=seed, tokenizer=tok))
         assert ''.join(pieces) == tok.decode(ids)
         whole = ''.join(pieces)
         for stop in filter(None, (whole[3:5], whole[10:11])):
-            assert ''.join(stream(model, 'niño', 60, seed, stop=[stop], tokenizer=tok)) == whole.split(stop)[0]
+            assert ''.join(stream(model, 'niño', 60, seed=seed, stop=[stop], tokenizer=tok)) == whole.split(stop)[0]
 
 
 def test_prompts_of_any_kind(tok):
@@ -243,7 +243,7 @@ def test_several_texts_as_json_each_with_a_seed_of_its_own(root, run):
     assert [o['seed'] for o in texts] == [5, 6, 7]
     for o in texts:
         assert set(o) == {'run', 'prompt', 'text', 'seed', 'tokens', 'ended', 'settings'} and o['prompt'] == 'niño'
-        assert o['text'] == generate(run, 'niño', 25, o['seed'], 'a', top_k=20)
+        assert o['text'] == generate(run, 'niño', 25, seed=o['seed'], stop='a', top_k=20)
         assert o['settings']['top_k'] == 20 and o['ended'] in ('stop', 'length', 'end')
     assert 'niño' in res.stdout
     plain = command(root, run.parents[1], 'niño', *[o for o in args if o != '--json'])
@@ -251,7 +251,7 @@ def test_several_texts_as_json_each_with_a_seed_of_its_own(root, run):
     assert plain.stdout == lines.replace('\r\n', '\n').replace('\r', '\n')         # as subprocess reads it
     again = command(root, run.parents[1], 'niño', '--json', '--max_new_tokens', 9)      # a seed that was drawn can be used again
     first = json.loads(again.stdout)
-    assert first['text'] == generate(run, 'niño', 9, first['seed'])
+    assert first['text'] == generate(run, 'niño', 9, seed=first['seed'])
 
 
 def test_prompts_from_files_and_standard_input(root, run, tmp_path):
@@ -323,7 +323,7 @@ def own_terminal():
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--run', 'nowhere'], 'is not a training run'), (['--best'], 'has no weights yet'), (['--top_p', '2'], 'top_p=2.0 must be from 0 to 1'),
+    (['--run', 'nowhere'], 'is not a training run'), (['--best'], 'has no weights yet'), (['--top_p', '2'], 'top_p=2.0 must be a number of at least 0 and at most 1'),
     (['--max_new_tokens', '-1'], 'max_new_tokens=-1'), (['--stop', ''], 'is empty'), (['--n', '0'], 'n=0 must be at least 1'),
     (['--seed', '-1'], 'seed=-1 must be at least 0'), (['--temperature', 'nan'], 'temperature=nan'), (['--top_k', '-2'], 'top_k=-2'),
     (['--file', 'x'], 'not both'), (['--lines'], '--lines needs')])

@@ -2,6 +2,7 @@
 import json
 import math
 import random
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -15,7 +16,7 @@ from mini_llm.engine.decoding import Decoder
 from mini_llm.generate import generate
 from mini_llm.gpt import GPT, GPTConfig
 from mini_llm.gallery.watching import Reading, surprise, turn_knobs, watch, weigh, write
-from mini_llm.gallery.tokens import visible
+from mini_llm.gallery.drawing import visible
 from mini_llm.train import evaluate
 
 EVIL = ['', ' ', '\n\n', ' \n \n', '\t\r\n', '<script>alert(1)</script>', '"\'><img src=x onerror=alert(1)>', '&lt;&amp;', 'a·b|c',
@@ -130,20 +131,20 @@ def test_notes_name_every_option_and_mark_the_token_itself(tok):
 @pytest.mark.parametrize('settings', [{}, dict(temperature=0), dict(top_k=3, repetition_penalty=1.3), dict(temperature=2, top_p=1)])
 def test_writing_is_generating(decoder, tok, settings):
     for prompt in ('En un lugar', '', 'Sancho ' * 40):                   # the last is longer than the window
-        trace = write(decoder, prompt, 80, 5, tok, **settings)
-        assert trace.text == generate(decoder, prompt, 80, 5, tokenizer=tok, **settings) and len(trace.ids) == 80
+        trace = write(decoder, prompt, 80, seed=5, tokenizer=tok, **settings)
+        assert trace.text == generate(decoder, prompt, 80, seed=5, tokenizer=tok, **settings) and len(trace.ids) == 80
 
 
 def test_a_special_token_ends_the_text(decoder, tok):
-    trace = write(decoder, 'Sancho', 30, 3, tok)
+    trace = write(decoder, 'Sancho', 30, seed=3, tokenizer=tok)
     ended = Tokenizer(tok.vocab[:-1], special_tokens=['<|endoftext|>'])
-    branch = write(decoder, 'Sancho', 30, 3, ended).branch(0, 1023)
+    branch = write(decoder, 'Sancho', 30, seed=3, tokenizer=ended).branch(0, 1023)
     assert branch.ids == [] and branch.text == '' and Page(branch._repr_html_()).text.startswith('Sancho')
-    assert write(decoder, 'Sancho', 30, 3, ended, given=[*trace.ids[:4], 1023]).ids == trace.ids[:4]
+    assert write(decoder, 'Sancho', 30, seed=3, tokenizer=ended, given=[*trace.ids[:4], 1023]).ids == trace.ids[:4]
 
 
 def test_branches(decoder, tok):
-    trace = write(decoder, 'En un lugar', 50, 3, tok, temperature=1.2)
+    trace = write(decoder, 'En un lugar', 50, seed=3, tokenizer=tok, temperature=1.2)
     for k in (0, 7, 49):
         other = trace.branch(k, trace.options[k][-2][0])
         assert other.ids[:k] == trace.ids[:k] and other.ids[k] == trace.options[k][-2][0] and len(other.ids) == 50
@@ -160,7 +161,7 @@ def test_branches(decoder, tok):
 
 
 def test_readings_of_written_text_agree(decoder, tok):
-    trace = write(decoder, 'En un', 20, 1, tok)
+    trace = write(decoder, 'En un', 20, seed=1, tokenizer=tok)
     prompt = tok.encode('En un').tolist()
     again = surprise(decoder, prompt + trace.ids, tok)
     assert trace.bits == pytest.approx(again.bits[len(prompt):], rel=1e-3)
@@ -177,35 +178,35 @@ def notebook():
 def test_watching_ends_with_the_whole_text_even_if_interrupted(decoder, tok, monkeypatch, notebook):
     from IPython.utils.capture import capture_output
     import mini_llm.gallery.watching
-    def stopped(*args):
+    def stopped(*args, **kwargs):
         yield 'Sancho'
         raise KeyboardInterrupt
-    with capture_output() as seen: watch(decoder, 'En un', 30, 1, tokenizer=tok)
-    assert seen.outputs[-1].data['text/plain'] == 'En un' + generate(decoder, 'En un', 30, 1, tokenizer=tok)
+    with capture_output() as seen: watch(decoder, 'En un', 30, seed=1, tokenizer=tok)
+    assert seen.outputs[-1].data['text/plain'] == 'En un' + generate(decoder, 'En un', 30, seed=1, tokenizer=tok)
     monkeypatch.setattr(mini_llm.gallery.watching, 'stream', stopped)
     with capture_output() as seen, pytest.raises(KeyboardInterrupt): watch(decoder, '')
     assert seen.outputs[-1].data['text/plain'] == 'Sancho'
 
 
 def test_watching_outside_a_notebook_prints(decoder, tok, capsys):
-    watch(decoder, 'En un', 30, 1, tokenizer=tok)
-    assert capsys.readouterr().out == 'En un' + generate(decoder, 'En un', 30, 1, tokenizer=tok) + '\n'
+    watch(decoder, 'En un', 30, seed=1, tokenizer=tok)
+    assert capsys.readouterr().out == 'En un' + generate(decoder, 'En un', 30, seed=1, tokenizer=tok) + '\n'
 
 
 @pytest.mark.parametrize('name,value', [('temperature', .3), ('top_k', 2), ('top_p', .1), ('min_p', .9), ('repetition_penalty', 2.)])
 def test_every_slider_moves_the_bars(decoder, tok, name, value):
     pytest.importorskip('ipywidgets')
     knobs = turn_knobs(decoder, 'Sancho Sancho', tok)
-    slider, picture = next(o for o in knobs.children if o.description == name), knobs.children[-1]
+    slider, picture = knobs.sliders[name], knobs.picture
     def bars(): return [o.get_height() for o in knobs.figure.axes[0].patches]
     before, png = bars(), picture.value
     slider.value = value
     assert bars() != before and picture.value != png and png[:4] == b'\x89PNG'
-    for o in knobs.children[:-1]:                                        # the ends of every slider are allowed settings
+    for o in knobs.sliders.values():                                     # the ends of every slider are allowed settings
         for end in (o.min, o.max): o.value = end
 
 
-@pytest.mark.parametrize('act', [lambda m, t: turn_knobs(m, 'x', t), lambda m, t: write(m, 'x', 3, 1, t).explore()])
+@pytest.mark.parametrize('act', [lambda m, t: turn_knobs(m, 'x', t), lambda m, t: write(m, 'x', 3, seed=1, tokenizer=t).explore()])
 def test_without_ipywidgets_a_word_about_it(decoder, tok, monkeypatch, act):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)
     with pytest.raises(ImportError, match='pip install ipywidgets'): act(decoder, tok)
@@ -213,9 +214,9 @@ def test_without_ipywidgets_a_word_about_it(decoder, tok, monkeypatch, act):
 
 def test_clicking_through_branches(decoder, tok):
     pytest.importorskip('ipywidgets')
-    trace = write(decoder, '<b>En un', 12, 2, tok)
+    trace = write(decoder, '<b>En un', 12, seed=2, tokenizer=tok)
     view = trace.explore()
-    prompt, words, options, back = view.children
+    prompt, words, options, back = view.box.children
     assert '&lt;b&gt;' in prompt.value and not options.children and back.disabled
     for k in (3, 0):
         before = view.trace
@@ -267,3 +268,27 @@ def test_browser_breaks_lines_and_overflows_nowhere(browser, tok):
     page.set_content('<!doctype html>' + Reading(tok, ids, [9.]*len(ids), [[(i, .1)] for i in ids])._repr_html_())
     assert page.evaluate('document.documentElement.scrollWidth') <= 400
     page.close()
+
+
+def test_watching_without_ipython_prints(decoder, tok, tmp_path):
+    "In a process that cannot import it"
+    tok.save(tmp_path/'t.model')
+    decoder_of = f'from mini_llm.engine.decoding import Decoder; d = Decoder({str(tmp_path)!r})'
+    model = GPT(GPTConfig(vocab_size=tok.n_vocab, n_layer=1, n_head=1, n_embd=16, context_length=8))
+    model.save(tmp_path)
+    code = f"""import sys
+sys.modules['IPython'] = None
+{decoder_of}
+from mini_llm.bpe import Tokenizer
+from mini_llm.gallery.watching import watch
+watch(d, 'Sancho', 3, seed=1, tokenizer=Tokenizer.load({str(tmp_path/'t.model')!r}))"""
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, timeout=300)
+    assert res.returncode == 0 and res.stdout.startswith(b'Sancho'), res.stderr
+
+
+def test_looking_that_fails_leaves_a_model_in_training(model, tok):
+    model.train()
+    for look in lambda: surprise(model, [10**6], tok), lambda: surprise(model, [0, 10**6, 3], tok):
+        with pytest.raises((ValueError, IndexError)): look()
+        assert model.training
+    model.eval()
