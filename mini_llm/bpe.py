@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
-from tqdm.auto import tqdm
 
 from .engine.encoding import Memory, Ranks, as_ids, special_ids, utf8
 from .engine.merging import learn_merges
+from .engine.progress import progress_bar
 from .engine.splitting import ChunkTable
 from .regex_split import GPT4_PATTERN, FAST_PATTERNS, chunk_blocks, compile_pattern
 from .workshop import formats
@@ -56,7 +56,7 @@ def count_chunks(
 )->ChunkTable: # The different chunks and how often each occurs
     "Count the different chunks of all texts, reading one text at a time"
     res = ChunkTable()
-    for text in tqdm([texts] if isinstance(texts, str) else texts, 'texts', disable=None if progress else True):
+    for text in progress_bar(progress, [texts] if isinstance(texts, str) else texts, desc='texts'):
         for block in chunk_blocks(text, pattern, data=utf8(text)): res.number(*block)
     return res
 
@@ -148,7 +148,7 @@ def __reduce__(self:Tokenizer):
 @patch(as_prop=True)
 def merges(self:Tokenizer)->list[tuple[int,...]]: # The ids that were merged into 256, 257, ...
     "What each token beyond the bytes was made of"
-    return self._of.merges(self.vocab)
+    return self._of.merges()
 
 # %% ../nbs/01_bpe.ipynb #c1302f21
 @patch(cls_method=True)
@@ -255,7 +255,7 @@ def encode_iter(self:Tokenizer,
 )->Iterator[np.ndarray]: # Arrays of ids, int32, which joined are the ids of the whole text
     "Encode a text of any length piece by piece"
     total = len(texts) if isinstance(texts, str) else None
-    with tqdm(desc='encode', total=total, unit='char', unit_scale=True, disable=None if progress else True) as bar:
+    with progress_bar(progress, desc='encode', total=total, unit='char', unit_scale=True) as bar:
         for piece in self.pieces(texts, allowed_special):
             yield self.encode(piece, allowed_special)
             bar.update(len(piece))
@@ -269,9 +269,9 @@ def decode_bytes(self:Tokenizer,
     ids,done,res,specials = as_ids(ids),0,[],{i: s for s,i in self.special_tokens.items()}
     for i in np.flatnonzero((ids < 0) | (ids >= self.vocab_size)).tolist():
         if (id := int(ids[i])) not in specials: raise ValueError(f"unknown token id {id}; ids run from 0 to {self.n_vocab-1}")
-        res += [self._of.lay(ids[done:i]), specials[id].encode()]
+        res += [self._of.lay_out(ids[done:i]), specials[id].encode()]
         done = i + 1
-    return b''.join([*res, self._of.lay(ids[done:])])
+    return b''.join([*res, self._of.lay_out(ids[done:])])
 
 # %% ../nbs/01_bpe.ipynb #aaf376d1
 @patch

@@ -20,7 +20,7 @@ MODULES = sorted('.'.join(p.relative_to(PACKAGE).with_suffix('').parts) for p in
 # What importing a module must not load: start-up time is part of the interface
 NO_PLOTS = {'matplotlib', 'IPython'}
 LIGHT = NO_PLOTS | {'torch'}
-USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'engine.device', 'engine.muon', 'engine.team', 'engine.checkpoint',
+USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'engine.device', 'engine.gradients', 'engine.muon', 'engine.team', 'engine.checkpoint',
               'workshop.plan', 'gallery.inside'}
 IMPORT_NAMES = dict(ipython='IPython', pillow='PIL')
 

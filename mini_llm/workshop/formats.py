@@ -91,7 +91,7 @@ def _read_token(reader, ranks):
 
 def _check_parts(reader, first, parts, vocab):
     "Compare what the lines from `first` on say tokens are made of with what they are made of"
-    for reader.n,said,made in zip(range(first, first+len(parts)), parts, [None]*256 + [' + '.join(map(str, o)) for o in Ranks(vocab).merges(vocab)]):
+    for reader.n,said,made in zip(range(first, first+len(parts)), parts, [None]*256 + [' + '.join(map(str, o)) for o in Ranks(vocab).merges()]):
         if said != made: reader.fail(f"{vocab[reader.n-first]!r} is made of {made or 'nothing'}, not of {said or 'nothing'}")
 
 # %% ../../nbs/workshop/formats.ipynb #53da7102

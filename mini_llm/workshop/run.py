@@ -16,6 +16,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
 from ..bpe import Tokenizer
+from .terminal import command
 
 # %% ../../nbs/workshop/run.ipynb #e04ddfc0
 class Run:

@@ -1,0 +1,252 @@
+"Exercises: `check` takes every right answer, and knows every wrong one that it claims to know"
+import re
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mini_llm.attention import Attention, KVCache, apply_rope, causal_mask, rope_table
+from mini_llm.bpe import Tokenizer
+from mini_llm.gallery.exercises import _EXERCISES, check, judge
+from mini_llm.generate import min_p_only, softmax, top_k_only, top_p_only, window, with_temperature
+from mini_llm.gpt import GPT, GPTConfig, count_parameters
+
+SPANISH = r"[^\r\n\p{L}\p{N}¿¡]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+
+
+def longest(chunk, vocab):
+    "Encode by the longest match"
+    ranks, ids = {b: i for i, b in enumerate(vocab)}, []
+    while chunk:
+        n = next(n for n in range(len(chunk), 0, -1) if chunk[:n] in ranks)
+        ids, chunk = [*ids, ranks[chunk[:n]]], chunk[n:]
+    return ids
+
+
+def leaks(f):
+    "Change the future of every place, and see whether something before it moves"
+    torch.manual_seed(0)
+    a, b = torch.randn(2, 3, 6, 4)
+    def mixed(i): return (torch.cat([x[:i], y[i:]]) for x, y in zip(a, b))
+    return any(not torch.allclose(f(*a)[:i], f(*mixed(i))[:i], atol=1e-5) for i in range(1, 6))
+
+
+def masked(q, k, v, scale=2**.5, mask=True, dim=-1):
+    scores = q @ k.mT / scale
+    return (scores.masked_fill(~causal_mask(len(q)), -torch.inf) if mask else scores).softmax(dim) @ v
+
+
+def by_hand(**kw):
+    q, k, v = torch.tensor([[[1,0],[0,1],[1,1]], [[1,0],[1,1],[0,2]], [[1,0],[0,1],[2,2]]], dtype=torch.float)
+    return masked(q, k, v, **kw).tolist()
+
+
+def half_rotated():
+    "How much a score changes over all positions, when only the query is turned"
+    torch.manual_seed(0)
+    cos, sin = rope_table(1000, 2)
+    x = F.normalize(torch.randn(2), dim=-1)
+    scores = apply_rope(x.expand(1000, 2), cos, sin) @ x
+    return (scores.max() - scores.min()).item()
+
+
+def wrong_rows(start0=False, unmasked=False):
+    "Which rows of attention in two pieces differ from attention in one"
+    torch.manual_seed(0)
+    attn, x, cache, out = Attention(16, n_head=2), torch.randn(1, 8, 16), KVCache(1, 2, 8, 8), []
+    cos, sin = rope_table(8, 8)
+    for piece in x.split(4, 1):
+        start = cache.length
+        q, k, v = attn.project(piece, cos, sin, 0 if start0 else start)
+        k, v = cache.append(k, v)
+        mask = causal_mask(4, start) if start and not unmasked else None
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not start)
+        out.append(attn.o_proj(y.transpose(1, 2).flatten(2)))
+    pieces, whole = torch.cat(out, 1)[0], attn(x, cos, sin)[0]
+    return [i for i in range(8) if not torch.allclose(pieces[i], whole[i], atol=1e-5)]
+
+
+@torch.no_grad()
+def stream_size(n_layer):
+    "Of the stream after the last block, when no branch starts smaller"
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(1024, n_layer=n_layer, n_head=2, n_embd=64))
+    for n, p in model.named_parameters():
+        if n.endswith(('o_proj.weight', 'down_proj.weight')): nn.init.normal_(p, std=.02)
+    x = model.embed_tokens(torch.randint(1024, (4, 64)))
+    for block in model.layers: x = block(x, model.cos, model.sin)
+    return x.square().mean().sqrt().item()
+
+
+def first_gradient(post):
+    "Of the first block of 24, with norms on the stream or before the branches"
+    torch.manual_seed(0)
+    model, ids = GPT(GPTConfig(256, n_layer=24, n_head=2, n_embd=64)), torch.randint(256, (8, 65))
+    x = model.embed_tokens(ids[:, :-1])
+    for b in model.layers:
+        if not post: x = b(x, model.cos, model.sin); continue
+        x = b.input_layernorm(x + b.self_attn(x, model.cos, model.sin))
+        x = b.post_attention_layernorm(x + b.mlp(x))
+    logits = model.norm(x) @ model.embed_tokens.weight.T
+    F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
+    return model.layers[0].mlp.down_proj.weight.grad.norm().item()
+
+
+def left():
+    "How many tokens three filters leave of a sure and of an unsure model"
+    tail = np.linspace(1.2, .8, 99)
+    sure, unsure = np.log(np.r_[.9, .1 * tail/tail.sum()]), np.log(np.linspace(1.2, .8, 100) / 100)
+    filters = (lambda x: top_k_only(x, 5)), (lambda x: top_p_only(x, .95)), (lambda x: min_p_only(x, .1))
+    return [tuple(int((f(x) > -np.inf).sum()) for x in (sure, unsure)) for f in filters]
+
+
+def in_order():
+    "How many tokens top-p leaves after temperature, and before it"
+    x = np.log([.5, .3, .15, .05])
+    first = top_p_only(with_temperature(x, 2), .75)
+    last = with_temperature(top_p_only(x, .75), 2)
+    return tuple(int((softmax(o) > 0).sum()) for o in (first, last))
+
+
+def tokens_read():
+    reading = window(range(8), 64)
+    return len(next(reading)[0]) + sum(len(reading.send(0)[0]) for _ in range(999))
+
+
+def count():
+    counts = count_parameters(GPT(GPTConfig(1025, n_layer=4, n_head=2, n_embd=128)))
+    return {k: counts[k] for k in ('embedding', 'attention', 'mlp', 'norms', 'total')}
+
+
+def muon_sizes():
+    from mini_llm.train import orthogonalise
+    torch.manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(4, 4))[0] for _ in range(2))
+    return torch.linalg.svdvals(orthogonalise((u * torch.tensor([5, 1, .1, .01]) @ v)[None])[0]).tolist()
+
+
+def without_averages():
+    "At which step after a resume the loss first differs, if the optimizer's averages were not saved"
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 1), torch.randn(8, 4)
+    opt = torch.optim.AdamW(model.parameters(), .1)
+    def step(m, o):
+        loss = (m(x) - 1).square().mean()
+        o.zero_grad(); loss.backward(); o.step()
+        return loss.item()
+    for _ in range(5): step(model, opt)
+    other = nn.Linear(4, 1)
+    other.load_state_dict(model.state_dict())
+    fresh = torch.optim.AdamW(other.parameters(), .1)
+    return next(i for i in range(1, 9) if abs(step(model, opt) - step(other, fresh)) > 1e-6)
+
+
+def mancha():
+    tok = Tokenizer([bytes([i]) for i in range(256)])
+    return [o for piece in ('la ', 'M', 'an', 'cha') for o in tok.encode(piece).tolist()]
+
+
+RIGHT = {
+    '00.1': lambda: ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'],
+    '00.2': lambda: SPANISH, '00.3': lambda: 749, '00.4': lambda: ['spaces', 'line_break'],
+    '01.1': lambda: [((97,97), 7), ((97,98), 3), ((256,98), 3)], '01.2': lambda: longest, '01.3': lambda: [100, 101],
+    '01.4': lambda: lambda tok, ids: tok.decode_stream(ids),
+    '02.1': by_hand, '02.2': lambda: leaks, '02.3': half_rotated,
+    '02.4': lambda: (wrong_rows(start0=True), wrong_rows(unmasked=True)),
+    '03.1': count, '03.2': lambda: np.log(50256 + np.exp(.02*768)), '03.3': lambda: stream_size(32) / stream_size(2),
+    '03.4': lambda: first_gradient(False) / first_gradient(True),
+    '04.1': lambda: 2.95 * 2.3 * np.log(2), '04.2': muon_sizes, '04.3': without_averages, '04.4': lambda: (3/8, 5/8),
+    '05.1': left, '05.2': in_order, '05.3': tokens_read, '05.4': mancha,
+}
+
+WRONG = [
+    ('00.1', ['—¡Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'only \\*one\\* sign'),
+    ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' 160', '5', '.\n\n', 'Y'], 'does not take the space'),
+    ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '1605', '.\n\n', 'Y'], 'three digits'),
+    ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.', '\n\n', 'Y'], 'line breaks that follow'),
+    ('00.1', ['—¡', 'Señor', '!', '  ', '—dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'leaves its last space'),
+    ('00.1', ['—¡', 'Señor'], 'nothing may be lost'),
+    ('00.1', ['—', '¡Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'one by one'),
+    ('00.2', SPANISH.replace('¿¡', ''), 'neither'), ('00.2', "'(?i:[sdmt])|" + SPANISH, 'contractions'),
+    ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', ''), '120,715 chunks'),
+    ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', ' ?'), 'has come apart'), ('00.2', r'\p{L}+', 'drops'),
+    ('00.3', -1, 'borders moved'), ('00.3', 12, 'two spaces'),
+    ('00.4', 'word', 'nothing stands behind'), ('00.4', ['punctuation', 'spaces'], 'none is enough'),
+    ('00.4', ['spaces'], 'leave a line break'), ('00.4', ['line_break'], 'last space of a gap'),
+    ('00.4', ['contraction'], 'no quantifier'), ('00.4', 17, 'cannot be used'), ('00.4', ['verb'], 'name pieces'),
+    ('01.1', [((97,98), 6), ((97,97), 5), ((97,256), 5)], 'overlap'),
+    ('01.1', [((97,97), 5), ((97,98), 3), ((256,98), 3)], 'overlap'),
+    ('01.1', [((97,97), 7), ((256,98), 3), ((97,98), 3)], 'tie'),
+    ('01.1', [((97,97), 7), ((97,98), 3), ((256,257), 3)], 'count anew'),
+    ('01.2', lambda chunk, vocab: Tokenizer(vocab).encode(chunk.decode()).tolist(), 'by rank'),
+    ('01.2', lambda chunk, vocab: list(chunk), 'hidalgo'), ('01.2', lambda chunk, vocab: [97], 'does not come back'),
+    ('01.3', [343], 'as they were'), ('01.3', [195], 'no text'),
+    ('01.4', lambda tok, ids: [tok.decode([i]) for i in ids], 'by itself'),
+    ('01.4', lambda tok, ids: [bytes([i]).decode(errors='ignore') for i in ids], 'lost in silence'),
+    ('01.4', lambda tok, ids: [tok.decode(ids)], 'one piece'),
+    ('02.1', by_hand(scale=1), 'root'), ('02.1', [by_hand(mask=False)[0], [.33, .67], [1, 1.203]], 'looks ahead'),
+    ('02.1', [[.401, 0], [.33, .67], [1, 1.203]], 'columns'),
+    ('02.1', [[1, 0], [.5, .5], [1, 1]], 'second row'),
+    ('02.1', [[1, 0]], 'three rows'),
+    ('02.2', lambda f: True, 'accuses'), ('02.2', lambda f: False, 'one too wide'),
+    ('02.3', 0, 'not enough'), ('02.3', .3, 'measure it'),
+    ('02.4', ([4, 5, 6], [4, 5, 6]), 'wrong distances'),
+    ('02.4', ([4,5,6,7], [4,5,6,7]), 'the last row'),
+    ('02.4', ([4,5,6,7], [0]), 'done by then'),
+    ('03.1', dict(embedding=131_200, attention=262_144, mlp=589_824, norms=1_664, total=984_832+131_200), 'not counted again'),
+    ('03.1', dict(embedding=131_200, attention=262_144, mlp=393_216, norms=1_664, total=788_224), 'three matrices'),
+    ('03.1', dict(embedding=131_200, attention=262_144, mlp=589_824, norms=1_152, total=984_320), 'queries and keys'),
+    ('03.1', dict(embedding=131_072, attention=262_144, mlp=589_824, norms=1_664, total=984_704), 'embedding'),
+    ('03.2', 10.82, 'knows nothing'), ('03.2', 22.17, 'in bits'), ('03.2', 3., 'formula'),
+    ('03.3', 16, 'root of 16'),
+    ('03.3', 1.05, 'smaller start'),
+    ('03.3', 100, 'measure'),
+    ('03.4', 1, 'not the same function'),
+    ('03.4', 24, 'compare'),
+    ('04.1', .889, 'larger'), ('04.1', 6.785, 'in bits'), ('04.1', 1.283, 'divided twice'), ('04.1', 5, 'times ln 2'),
+    ('04.2', [5, 1, .1, .01], 'do not stay'),
+    ('04.2', [1, .2, .02, .002], 'only the beginning'),
+    ('04.2', [9, 9, 9, 9], 'near 1'),
+    ('04.3', 1, 'before anything moves'), ('04.3', -1, 'does differ'), ('04.3', 5, 'already goes elsewhere'),
+    ('04.4', (.5, .5), 'equally large'),
+    ('04.4', (5/8, 3/8), 'other way'),
+    ('04.4', (1, 1), 'twice'),
+    ('04.4', (3, 5), 'sums'),
+    ('04.4', (.1, .9), '1/8'),
+    ('05.1', [(5, 100), (46, 94), (1, 100)], 'top-k counts'), ('05.1', [(5, 5), (1, 100), (1, 100)], 'differ most'),
+    ('05.1', [(5, 5), (46, 94), (10, 100)], 'likeliest'), ('05.1', [(5, 5), (10, 94), (1, 100)], 'count the scores'),
+    ('05.2', (2, 3), 'other way'), ('05.2', (2, 2), 'top-k'), ('05.2', (4, 2), 'power'),
+    ('05.3', 1007, 'half of it'),
+    ('05.3', 1008, 'never read'),
+    ('05.3', 1000, 'the prompt'),
+    ('05.3', 48_000, 'passes once'),
+    ('05.3', 2000, 'count'),
+    ('05.4', [97], 'are the text'),
+    ('05.4', Tokenizer([bytes([i]) for i in range(256)]).encode('Sancho').tolist(), 'are the text'),
+]
+
+
+def test_every_exercise_has_an_answer_and_a_mistake():
+    assert RIGHT.keys() == _EXERCISES.keys() == {o for o, _, _ in WRONG}
+
+
+@pytest.mark.parametrize('number', RIGHT)
+def test_right_answers_are_right(number): assert judge(number, RIGHT[number]()) is None
+
+
+@pytest.mark.parametrize('number, answer, said', WRONG, ids=[f'{n}-{i}' for i, (n, _, _) in enumerate(WRONG)])
+def test_wrong_answers_are_known(number, answer, said):
+    assert re.search(said, judge(number, answer) or ''), judge(number, answer)
+
+
+@pytest.mark.parametrize('number', RIGHT)
+@pytest.mark.parametrize('answer', ['?', 7.5j, object(), [], {}, lambda: 0], ids=str)
+def test_answers_of_a_wrong_kind_are_no_error(number, answer): assert isinstance(judge(number, answer), str)
+
+
+def test_check_says_it(capsys):
+    check('04.1'); check('04.1', 4.7); check('04.1', 6.79)
+    said = capsys.readouterr().out.splitlines()
+    assert said[:2] == ['04.1: not answered yet', '04.1: right'] and 'ln 2 nats' in said[2]
