@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .bpe import Tokenizer, as_ids
 from .engine.checks import number
 from .engine.decoding import Decoder, Unsupported
-from .workshop.run import Run
+from .workshop.run import Run, command
 
 # %% ../nbs/05_generate.ipynb #f48292c8
 def softmax(
@@ -36,7 +36,7 @@ def with_temperature(
 )->np.ndarray: # Scores (n,)
     "Sharpen or flatten the distribution"
     if temperature == 0: return np.where(np.arange(len(logits)) == logits.argmax(), 0., -np.inf)
-    with np.errstate(over='ignore'): return (logits - logits.max()) / temperature   # shifted, so that only -inf can come of it
+    with np.errstate(over='ignore'): return (logits - logits.max()) / temperature    # shifted: at worst -inf
 
 # %% ../nbs/05_generate.ipynb #17384003
 def top_k_only(
@@ -104,7 +104,8 @@ class Sampling:
 def _sound(logits):
     "The scores, if there is anything to choose from"
     if np.isfinite(best := logits.max()): return logits
-    raise ValueError(f"the highest score of the next token is {best}, so nothing can be drawn; has the model's training diverged?")
+    raise ValueError(f"the highest score of the next token is {best}, so nothing can be drawn; "
+                     "has the model's training diverged?")
 
 @patch
 def candidates(self:Sampling,
@@ -175,9 +176,10 @@ def _scores(model, ids, cache):
 def _known(model, ids):
     "Ids as a list, if the model knows all of them"
     ids = as_ids(ids)
-    if len(ids) and not 0 <= ids.min() <= ids.max() < model.cfg.vocab_size: raise ValueError(
-        f"ids from {ids.min()} to {ids.max()} do not fit vocab_size={model.cfg.vocab_size}; were they made with another tokenizer?")
-    return ids.tolist()
+    n = model.cfg.vocab_size
+    if len(ids) == 0 or 0 <= ids.min() <= ids.max() < n: return ids.tolist()
+    raise ValueError(f"ids from {ids.min()} to {ids.max()} do not fit vocab_size={n}; "
+                     "were they made with another tokenizer?")
 
 def _asked(model, steps):
     "Scores for each step of `window`"
@@ -265,7 +267,7 @@ def load(
     run = run if isinstance(run, Run) else Run(run)
     folder = run.path/'best' if best else run.path
     if not (folder/'model.safetensors').exists():
-        raise ValueError(f"{folder} has no weights yet; `python train.py --resume {run.path}` trains on")
+        raise ValueError(f"{folder} has no weights yet; `{command('train', '--resume', run.path)}` trains on")
     try: return Decoder(folder, precision), run.tokenizer
     except Unsupported:
         from mini_llm.gpt import GPT
@@ -282,7 +284,8 @@ def ready(
     if isinstance(model, (Run,str,Path)):
         if tokenizer is not None: raise ValueError("a run has a tokenizer of its own: leave tokenizer= out")
         return load(model, best, 'float32' if precision is None else precision)
-    if best or precision is not None: raise ValueError("best= and precision= choose among the weights in a run's folder; this model is in memory")
+    if best or precision is not None:
+        raise ValueError("best= and precision= choose among the weights in a run's folder; this model is in memory")
     if isinstance(model, Decoder): return model, tokenizer
     return model, tokenizer
 
@@ -290,7 +293,8 @@ def ready(
 def _stops(stops):
     "A list of stop strings, none of them empty"
     stops = [stops] if isinstance(stops, str) else list(stops)
-    if wrong := [o for o in stops if not isinstance(o, str)]: raise ValueError(f"a stop string is text, not {wrong[0]!r}")
+    for o in stops:
+        if not isinstance(o, str): raise ValueError(f"a stop string is text, not {o!r}")
     if '' in stops: raise ValueError("a stop string is empty, and would end the text before it begins")
     return stops
 
@@ -322,8 +326,8 @@ def until(
 def _with_words(model, tokenizer, best=False, precision=None):
     "A model and the tokenizer that it needs for text"
     model,tokenizer = ready(model, tokenizer, best, precision)
-    if tokenizer is None: raise ValueError("a model alone cannot read text: give tokenizer=, or a prompt of token ids to `generate`")
-    return model, tokenizer
+    if tokenizer is not None: return model, tokenizer
+    raise ValueError("a model alone cannot read text: give tokenizer=, or a prompt of token ids to `generate`")
 
 def stream(
     model:'GPT|Decoder|Run|str|Path', # A model, or a run (or its folder)
@@ -406,7 +410,8 @@ def generate_batch(
     "Continue several prompts at once"
     prompts,n = [_known(model, p) for p in prompts],number('max_new_tokens', max_new_tokens, least=0)
     seeds,settings = [None]*len(prompts) if seeds is None else list(seeds),_settings(sampling, fields)
-    if len(seeds) != len(prompts): raise ValueError(f"{len(seeds)} seeds do not fit {len(prompts)} prompts; give one for each")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds do not fit {len(prompts)} prompts; give one for each")
     choosers = [Chooser(p, model.cfg.vocab_size, settings, s, end) for p,s in zip(prompts, seeds)]
     if isinstance(model, Decoder): return _together(model, prompts, choosers, n, stopped)
     return [_alone(model, p, choose, n, stopped) for p,choose in zip(prompts, choosers)]

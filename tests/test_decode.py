@@ -10,7 +10,7 @@ from commands import python
 import torch
 
 from mini_llm.engine.decoding import Decoder, Unsupported, from_bfloat16, from_int8, to_bfloat16, to_int8
-from mini_llm.generate import Sampling, generate_batch, generate_ids
+from mini_llm.generate import generate_batch, generate_ids
 from mini_llm.gpt import GPT, GPTConfig
 
 SHAPES = [dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=64), dict(n_layer=1, n_head=3, n_embd=96, head_dim=16, n_ff=160),

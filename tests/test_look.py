@@ -19,12 +19,31 @@ from mini_llm.gallery.watching import Reading, surprise, turn_knobs, watch, weig
 from mini_llm.gallery.drawing import visible
 from mini_llm.train import evaluate
 
-EVIL = ['', ' ', '\n\n', ' \n \n', '\t\r\n', '<script>alert(1)</script>', '"\'><img src=x onerror=alert(1)>', '&lt;&amp;', 'a·b|c',
-        'ñandú', '👩‍👩‍👧‍👦', 'لا إله', '我读书', '\x00\x1b[31m\x7f', '\u202eevil\u00a0', 'razo\u0301n', '<|endoftext|>', '</span></div><style>*{}']
+EVIL = [
+    '',
+    ' ',
+    '\n\n',
+    ' \n \n',
+    '\t\r\n',
+    '<script>alert(1)</script>',
+    '"\'><img src=x onerror=alert(1)>',
+    '&lt;&amp;',
+    'a·b|c',
+    'ñandú',
+    '👩‍👩‍👧‍👦',
+    'لا إله',
+    '我读书',
+    '\x00\x1b[31m\x7f',
+    '\u202eevil\u00a0',
+    'razo\u0301n',
+    '<|endoftext|>',
+    '</span></div><style>*{}',
+]
 
 
 @pytest.fixture(scope='module')
-def tok(): return Tokenizer(Tokenizer.load(ROOT/'tokenizer_models/cervantes1024.model').vocab)      # without special tokens
+def tok():
+    return Tokenizer(Tokenizer.load(ROOT / 'tokenizer_models/cervantes1024.model').vocab)  # without special tokens
 
 
 @pytest.fixture(scope='module')
@@ -107,7 +126,13 @@ def test_any_text_is_shown_whole_and_inert(decoder, tok, text):
     html = reading._repr_html_()
     page = Page(html)
     assert reading.text == text and not page.open and len(page.notes) == len(reading.ids)
-    assert page.tags <= {'style', 'div', 'span', 'b', 'wbr'} and page.names <= {'class', 'style', 'tabindex', 'role', 'hidden'}
+    assert page.tags <= {'style', 'div', 'span', 'b', 'wbr'} and page.names <= {
+        'class',
+        'style',
+        'tabindex',
+        'role',
+        'hidden',
+    }
     shown = ''.join(visible(b).replace('↵', '↵\n').replace('·', ' ') for b in reading.pieces)
     assert page.text.replace('·', ' ').startswith(shown)
     assert 'url(' not in html and '\x1b' not in html + repr(reading) and '\n' not in repr(reading)
@@ -128,7 +153,9 @@ def test_notes_name_every_option_and_mark_the_token_itself(tok):
     assert '&lt;p&gt;</span>' in reading._repr_html_()
 
 
-@pytest.mark.parametrize('settings', [{}, dict(temperature=0), dict(top_k=3, repetition_penalty=1.3), dict(temperature=2, top_p=1)])
+@pytest.mark.parametrize(
+    'settings', [{}, dict(temperature=0), dict(top_k=3, repetition_penalty=1.3), dict(temperature=2, top_p=1)]
+)
 def test_writing_is_generating(decoder, tok, settings):
     for prompt in ('En un lugar', '', 'Sancho ' * 40):                   # the last is longer than the window
         trace = write(decoder, prompt, 80, seed=5, tokenizer=tok, **settings)
@@ -193,7 +220,9 @@ def test_watching_outside_a_notebook_prints(decoder, tok, capsys):
     assert capsys.readouterr().out == 'En un' + generate(decoder, 'En un', 30, seed=1, tokenizer=tok) + '\n'
 
 
-@pytest.mark.parametrize('name,value', [('temperature', .3), ('top_k', 2), ('top_p', .1), ('min_p', .9), ('repetition_penalty', 2.)])
+@pytest.mark.parametrize(
+    'name,value', [('temperature', 0.3), ('top_k', 2), ('top_p', 0.1), ('min_p', 0.9), ('repetition_penalty', 2.0)]
+)
 def test_every_slider_moves_the_bars(decoder, tok, name, value):
     pytest.importorskip('ipywidgets')
     knobs = turn_knobs(decoder, 'Sancho Sancho', tok)
@@ -206,7 +235,9 @@ def test_every_slider_moves_the_bars(decoder, tok, name, value):
         for end in (o.min, o.max): o.value = end
 
 
-@pytest.mark.parametrize('act', [lambda m, t: turn_knobs(m, 'x', t), lambda m, t: write(m, 'x', 3, seed=1, tokenizer=t).explore()])
+@pytest.mark.parametrize(
+    'act', [lambda m, t: turn_knobs(m, 'x', t), lambda m, t: write(m, 'x', 3, seed=1, tokenizer=t).explore()]
+)
 def test_without_ipywidgets_a_word_about_it(decoder, tok, monkeypatch, act):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)
     with pytest.raises(ImportError, match='pip install ipywidgets'): act(decoder, tok)
@@ -221,7 +252,9 @@ def test_clicking_through_branches(decoder, tok):
     for k in (3, 0):
         before = view.trace
         words.children[k].click()
-        assert [o.description.rsplit(' ', 1)[0] for o in options.children] == [visible(tok.token_bytes(i)) for i, _ in before.options[k]]
+        assert [o.description.rsplit(' ', 1)[0] for o in options.children] == [
+            visible(tok.token_bytes(i)) for i, _ in before.options[k]
+        ]
         options.children[-1].click()
         assert view.trace.ids == before.branch(k, before.options[k][-1][0]).ids
         assert [o.description for o in words.children] == [visible(b) for b in view.trace.pieces]
@@ -234,7 +267,12 @@ def test_clicking_through_branches(decoder, tok):
 
 def test_stored_displays_load_nothing():
     nb = json.loads((ROOT/'nbs/gallery/watching.ipynb').read_text('utf-8'))
-    shown = [''.join(o['data']['text/html']) for c in nb['cells'] for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    shown = [
+        ''.join(o['data']['text/html'])
+        for c in nb['cells']
+        for o in c.get('outputs', [])
+        if 'text/html' in o.get('data', {})
+    ]
     assert shown and all(Page(o).tags <= {'style', 'div', 'span', 'b', 'wbr'} for o in shown)
     assert 'widget' not in ''.join(json.dumps(c.get('outputs', [])) for c in nb['cells'])
 
@@ -242,7 +280,9 @@ def test_stored_displays_load_nothing():
 @pytest.mark.parametrize('colours', ['', 'body{background:#111;color:#ddd}', '[hidden]{display:none!important}'])
 def test_browser_shows_a_note_under_the_mouse_and_at_the_focus(browser, tok, colours):
     ids = tok.encode('Dijo <b>(no)</b> & calló, ' + 'que no hay camino tan llano ' * 12).tolist()
-    reading = Reading(tok, ids, [float(k % 12) for k in range(len(ids))], [[(i, .5), (60, .25), (195, .1)] for i in ids], 'a <i> ')
+    reading = Reading(
+        tok, ids, [float(k % 12) for k in range(len(ids))], [[(i, 0.5), (60, 0.25), (195, 0.1)] for i in ids], 'a <i> '
+    )
     page = browser.new_page(viewport=dict(width=500, height=600))
     page.set_content(f'<!doctype html><style>{colours}</style>{reading._repr_html_()}')
     tokens, notes = page.locator('.reading [tabindex]'), page.locator('[role=note]:visible')

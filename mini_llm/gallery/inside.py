@@ -76,7 +76,8 @@ def weight_back(
 )->Tensor: # (n_layer,n_head), from 0 to 1
     "The mean weight that each head gives to the token so far back"
     if not 0 <= distance < maps.shape[-1]:
-        raise ValueError(f"distance={distance} must be from 0 to {maps.shape[-1]-1}, in a text of {maps.shape[-1]} tokens")
+        t = maps.shape[-1]
+        raise ValueError(f"distance={distance} must be from 0 to {t-1}, in a text of {t} tokens")
     return maps.diagonal(-distance, -2, -1).mean(-1)
 
 # %% ../../nbs/gallery/inside.ipynb #eba9a3d1
@@ -129,6 +130,7 @@ def lens_bits(
 )->Tensor: # (n_layer+1,t-1)
     "How many bits the true next token costs, before the first block and after each"
     nexts = torch.tensor([int(i) for i in ids][1:], device=lens.device)
-    if lens.shape[1] != len(nexts)+1: raise ValueError(f"{len(nexts)+1} ids do not fit a lens of {lens.shape[1]} tokens")
+    if lens.shape[1] != len(nexts)+1:
+        raise ValueError(f"{len(nexts)+1} ids do not fit a lens of {lens.shape[1]} tokens")
     logp = lens[:,:-1].log_softmax(-1)
     return -logp.gather(-1, nexts.expand(len(lens), -1)[...,None])[...,0] / math.log(2)

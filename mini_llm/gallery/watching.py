@@ -21,7 +21,8 @@ from fastcore.docments import docments
 
 from ..bpe import Tokenizer
 from ..engine.decoding import Decoder
-from ..generate import Chooser, Sampling, _settings, _with_words, next_logits, number, softmax, stream, written
+from ..engine.checks import number
+from ..generate import Chooser, Sampling, _settings, _with_words, next_logits, softmax, stream, written
 from .drawing import plot_next, visible
 from .tokens import TokenView
 from ..workshop.run import Run
@@ -316,7 +317,8 @@ class Explorer:
         self.past,self.trace = [],trace
         self.text,self.options = [w.HBox(layout=dict(flex_flow='row wrap')) for _ in range(2)]
         self.back = _button('back', None, lambda: self.show(self.past.pop()))
-        self.box = w.VBox([w.HTML(f'<span style="opacity:.6">{escape(trace.prompt)}</span>'), self.text, self.options, self.back])
+        prompt = w.HTML(f'<span style="opacity:.6">{escape(trace.prompt)}</span>')
+        self.box = w.VBox([prompt, self.text, self.options, self.back])
         self.show(trace)
 
     def show(self, trace):

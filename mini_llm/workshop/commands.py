@@ -272,7 +272,7 @@ def _generate_parser():
     flag('--best', action='store_true', help="use the best evaluation's weights instead of the last checkpoint's")
     flag('--precision', default='float32', choices=('float32','bfloat16','int8'),
          help='of the weights: the shorter, the faster (%(default)s)')
-    flag('--max_new_tokens', type=int, default=300, metavar='INT', help='stop after so many tokens (%(default)s)')
+    flag('--max_new_tokens', type=int, default=200, metavar='INT', help='stop after so many tokens (%(default)s)')
     flag('--n', type=int, default=1, metavar='INT', help='so many texts, with seeds that count up (%(default)s)')
     flag('--seed', type=int, metavar='INT', help='the same seed, the same text (default: another text each time)')
     flag('--stop', action='append', default=[], metavar='STR', help='end before this string; can be repeated')
@@ -390,8 +390,8 @@ def _speak(args):
     print(f'{run.path}{" (best)" if args.best else ""}, seed {args.seed}', file=sys.stderr)
     _warn_of_long(prompts, model, tokenizer)
     new,stop = args.max_new_tokens, args.stop
-    def write(text, seed): return stream(model, text, new, seed, stop, tokenizer, **sampling)
-    def write_many(texts, seeds): return generate_texts(model, tokenizer, texts, seeds, new, stop, Sampling(**sampling))
+    def write(text, seed): return stream(model, text, new, seed=seed, stop=stop, tokenizer=tokenizer, **sampling)
+    def write_many(texts, seeds): return generate_texts(model, texts, new, seeds=seeds, stop=stop, tokenizer=tokenizer, **sampling)
     if talk:
         with _history(): _converse(write, args.seed)
     elif alone and len(prompts) == 1:
