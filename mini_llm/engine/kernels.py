@@ -6,14 +6,14 @@
 __all__ = ['kernel', 'overlapping', 'from_bfloat16', 'to_bfloat16', 'wide', 'narrow', 'exp']
 
 # %% ../../nbs/engine/kernels.ipynb #4a5da154
-import hashlib, inspect, pickle, re, sys
+import hashlib, inspect, os, pickle, re, sys
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 
 import numba
 import numpy as np
-from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator, IndexDataCacheFile
 from numba.core.cpu import CPUTargetOptions
 from numba.core.serialize import dumps
 from numba.extending import overload
@@ -67,9 +67,29 @@ class _Checked(IndexDataCacheFile):
         with self._open_for_write(self._index_path) as f: f.write(self._dump((self._source_stamp, index)))
 
 
+# %% ../../nbs/engine/kernels.ipynb #7cef06fd
+class _Beside(InTreeCacheLocator):
+    "The folder beside a module, even if it can only be read"
+    @classmethod
+    def from_function(cls, py_func, py_file):
+        res = cls(py_func, py_file)
+        return res if os.path.isdir(res.get_cache_path()) else None
+
+class _Places(CompileResultCacheImpl):
+    "Where numba looks, and last of all there"
+    _locator_classes = [*CompileResultCacheImpl._locator_classes, _Beside]
+
+
+# %% ../../nbs/engine/kernels.ipynb #a3a71c86
+def _tell_unkept(error):
+    _tell('unkept', f"Compiled code cannot be kept ({error}), so every start compiles anew; "
+                    "name a folder for it in NUMBA_CACHE_DIR")
+
 # %% ../../nbs/engine/kernels.ipynb #4ab1580e
 class _Kept(FunctionCache):
     "What numba keeps of a kernel on disk: as fresh as its sources, and no reason to stop"
+    _impl_class = _Places
+
     def __init__(self, f):
         super().__init__(f)
         stamp = numba.__version__, self._impl.locator.get_source_stamp(), _stamp(Path(inspect.getfile(f)))
@@ -90,11 +110,6 @@ class _Kept(FunctionCache):
         "Keep a compiled form, if that is possible"
         try: super().save_overload(sig, data)
         except Exception as e: _tell_unkept(e)
-
-def _tell_unkept(e):
-    _tell('unkept', f"Compiled code cannot be kept ({e}), so every start compiles anew; "
-                    "name a folder for it in NUMBA_CACHE_DIR")
-
 
 # %% ../../nbs/engine/kernels.ipynb #cef02b10
 _UNCOUNTED = dict(_nrt=False) if hasattr(CPUTargetOptions, '_nrt') else {}
@@ -145,21 +160,29 @@ def to_bfloat16(
 # %% ../../nbs/engine/kernels.ipynb #5f819251
 _widened,_narrowed = (kernel(f, inline=True) for f in (from_bfloat16, to_bfloat16))
 
-def wide(x): "A stored number as float32"
+def wide(
+    x, # A number as it is stored: float32, or a uint16 that holds a bfloat16
+): # float32
+    "Read a stored number, in a kernel"
 
 @overload(wide, inline='always')
 def _(x): return (lambda x: _widened(x)) if x == numba.types.uint16 else lambda x: x
 
-def narrow(x, like): "A float32 in the format of `like`"
+def narrow(
+    x, # float32
+    like, # A stored number, whose type decides
+): # A number of that type
+    "Bring a number into the form in which it is stored, in a kernel"
 
 @overload(narrow, inline='always')
 def _(x, like): return (lambda x, like: _narrowed(_f4(x))) if like == numba.types.uint16 else lambda x, like: x
 
-
 # %% ../../nbs/engine/kernels.ipynb #fefd897e
 @kernel(inline=True)
-def exp(x):
-    "e**x for x up to 88, within a few units of the last digit"
+def exp(
+    x, # float32, at most 88
+): # float32, right to a few units of the last digit
+    "The exponential function, in a kernel"
     x = min(max(x, _f4(-87)), _f4(88)) * _f4(1.44269504)
     n = np.floor(x + _f4(.5))
     z,p = (x-n) * _f4(.693147181), _f4(1/5040)
@@ -170,4 +193,3 @@ def exp(x):
     p = p*z + _f4(.5)
     p = (p*z + _f4(1)) * z + _f4(1)
     return p * np.int32((np.int32(n) + np.int32(127)) << np.int32(23)).view(np.float32)
-
