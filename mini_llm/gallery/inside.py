@@ -102,7 +102,7 @@ def plot_lens(
     if len(ids) != t: raise ValueError(f"{len(ids)} ids do not fit a lens of {t} tokens; give the same ids to both")
     probs,top = lens.cpu().softmax(-1).max(-1)
     def short(i): return o if len(o := names[i]) < 8 else o[:6] + '…'
-    ax = axes(max(3, .42*t + 1), .42*rows + .9) if ax is None else ax
+    ax = axes(min(max(3, .42*t + 1), 9.8), .42*rows + .9) if ax is None else ax
     im = ax.imshow(probs.numpy(), cmap='Blues', vmin=0, vmax=1, origin='lower', aspect='auto')
     for (l,i),p in np.ndenumerate(probs.numpy()):
         ax.text(i, l, short(top[l,i]), ha='center', va='center', fontsize=7, color='white' if p > .6 else '0.1')
