@@ -75,9 +75,17 @@ def append(self:KVCache,
     if end > room: raise ValueError(
         f"the cache has room for {room} tokens and holds {start}, so {end-start} more do not fit; "
         "drop old tokens and encode the rest again")
+    self._check(k)
     self.k[:,:,start:end],self.v[:,:,start:end] = k.detach(),v.detach()
     self.length = end
     return self.k[:,:,:end],self.v[:,:,:end]
+
+@patch
+def _check(self:KVCache, k):
+    "Refuse keys of another number of texts, or of another model"
+    (b,h,_,d),(cb,ch,_,cd) = k.shape,self.k.shape
+    if (b,h,d) != (cb,ch,cd): raise ValueError(
+        f"the cache is for {cb} texts and {ch} heads of {cd}, but got {b} texts and {h} heads of {d}; make a new one")
 
 # %% ../nbs/02_attention.ipynb #f442fa66
 class Attention(nn.Module):

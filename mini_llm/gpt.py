@@ -107,11 +107,13 @@ def init_weights(self:GPT):
         else: nn.init.normal_(p, std=0.02)
 
 # %% ../nbs/03_gpt.ipynb #31f994b9
-def _check_ids(ids, start, cfg):
-    "Refuse ids this model cannot read"
+def _check_ids(ids, cache, cfg):
+    "Refuse ids this model cannot read, and a cache that is another model's"
     if ids.dtype not in (torch.int32,torch.int64) or ids.ndim != 2 or not ids.numel(): raise ValueError(
         f"ids must be int32 or int64 of shape (batch, time), at least one; got {ids.dtype} of shape {tuple(ids.shape)}")
-    if (end := start + ids.shape[1]) > cfg.context_length: raise ValueError(
+    if cache is not None and len(cache) != cfg.n_layer: raise ValueError(
+        f"the cache is for {len(cache)} layers, and this model has {cfg.n_layer}; `new_cache` makes one")
+    if (end := ids.shape[1] + (cache[0].length if cache else 0)) > cfg.context_length: raise ValueError(
         f"{end} tokens do not fit context_length={cfg.context_length}; keep only the last {cfg.context_length}")
     lo,hi = ids.aminmax()
     if lo < 0 or hi >= cfg.vocab_size: raise ValueError(
@@ -124,7 +126,7 @@ def hidden_states(self:GPT,
     cache:list[KVCache]|None=None, # From `new_cache`; then `ids` go on where it ends
 )->Tensor: # The normalised stream after the last block, (b,t,n_embd)
     "Everything but the last product"
-    _check_ids(ids, cache[0].length if cache else 0, self.cfg)
+    _check_ids(ids, cache, self.cfg)
     x = self.dropout(self.embed_tokens(ids))                    # (b,t,d)
     for layer,c in zip(self.layers, cache or [None]*len(self.layers)): x = layer(x, self.cos, self.sin, c)
     return self.norm(x)
@@ -154,6 +156,9 @@ def loss(self:GPT,
     targets:Tensor, # The token that follows each, (b,t)
 )->Tensor: # Mean over all tokens, in nats
     "How surprised the model is by `targets`"
+    if targets.shape != ids.shape: raise ValueError(
+        f"targets of shape {tuple(targets.shape)} do not fit ids of shape {tuple(ids.shape)}")
+    _check_ids(targets, None, self.cfg)
     return F.cross_entropy(self(ids).flatten(0, 1).float(), targets.flatten().long())
 
 # %% ../nbs/03_gpt.ipynb #24a7fe4f

@@ -220,6 +220,18 @@ def test_kernels_may_be_switched_off(toy):
     code = "import numpy as np\nfrom toy.sums import total\nprint(total(np.arange(5)), type(total).__name__)"
     assert toy.says(code, NUMBA_DISABLE_JIT='1') == '20 function'
 
+def test_parallel_kernels_are_kept_too(toy):
+    (toy.package/'wide.py').write_text('from numba import prange\n' + IMPORT + '@kernel(parallel=True)\ndef double(a):\n'
+                                       '    for i in prange(len(a)): a[i] *= 2\n')
+    code = '''
+import numpy as np
+from toy.wide import double
+double(a := np.arange(5))
+print(a.tolist(), sum(double.stats.cache_hits.values()))
+'''
+    assert toy.says(code) == '[0, 2, 4, 6, 8] 0'
+    assert toy.says(code) == '[0, 2, 4, 6, 8] 1'
+
 def test_with_and_without_options():
     @kernel
     def plain(a): return a[0] + a[-1]

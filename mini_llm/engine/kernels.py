@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numba
 import numpy as np
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator, IndexDataCacheFile
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile
 from numba.core.cpu import CPUTargetOptions
 from numba.core.serialize import dumps
 from numba.extending import overload
@@ -68,7 +68,10 @@ class _Checked(IndexDataCacheFile):
 
 
 # %% ../../nbs/engine/kernels.ipynb #7cef06fd
-class _Beside(InTreeCacheLocator):
+_LOCATORS = CompileResultCacheImpl._locator_classes
+_InTree = next(o for o in _LOCATORS if o.__name__.strip('_') == 'InTreeCacheLocator')    # its name had a _ once
+
+class _Beside(_InTree):
     "The folder beside a module, even if it can only be read"
     @classmethod
     def from_function(cls, py_func, py_file):
@@ -77,7 +80,7 @@ class _Beside(InTreeCacheLocator):
 
 class _Places(CompileResultCacheImpl):
     "Where numba looks, and last of all there"
-    _locator_classes = [*CompileResultCacheImpl._locator_classes, _Beside]
+    _locator_classes = [*_LOCATORS, _Beside]
 
 
 # %% ../../nbs/engine/kernels.ipynb #a3a71c86
