@@ -425,7 +425,8 @@ def _speak(args, sampling):
     _warn_of_long(prompts, model, tokenizer)
     new,stop = args.max_new_tokens, args.stop
     def write(text, seed): return stream(model, text, new, seed=seed, stop=stop, tokenizer=tokenizer, **sampling)
-    def write_many(texts, seeds): return generate_texts(model, tokenizer, texts, seeds, new, stop, Sampling(**sampling))
+    def write_many(texts, seeds):
+        return generate_texts(model, texts, new, seeds=seeds, stop=stop, tokenizer=tokenizer, **sampling)
     if talk:
         with _history(): _converse(write, args.seed)
     elif alone and len(prompts) == 1:
