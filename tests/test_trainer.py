@@ -1,4 +1,4 @@
-"Runs inside one process: ended between any two files, paused, moved, short of memory, trained by autograd; the end is the same"
+"Runs inside one process: ended between any two files, paused, moved, short of memory, trained by autograd"
 import dataclasses
 import json
 import os
@@ -26,7 +26,8 @@ SHAPE = dict(n_layer=1, n_head=2, n_embd=32, context_length=32, dropout=.2)
 
 @pytest.fixture
 def cfg(tokens, tmp_path):
-    return TrainConfig(tokens, steps=12, batch_size=4, eval_every=4, threads=1, dtype='float32', runs=tmp_path/'runs', warmup=2)
+    return TrainConfig(tokens, steps=12, batch_size=4, eval_every=4, threads=1, dtype='float32', warmup=2,
+                       runs=tmp_path/'runs')
 
 
 def shape(cfg): return GPTConfig(load_tokens(cfg.data).meta['n_vocab'], **SHAPE)
@@ -53,7 +54,9 @@ def holds_what_it_reports(run, cfg):
     assert all(state[f'model.{k}'].equal(v) for k, v in model.items())
 
 
-@pytest.mark.parametrize('error', [Killed, partial(OSError, 28, 'No space left on device')], ids=['killed', 'full disk'])
+FULL = partial(OSError, 28, 'No space left on device')
+
+@pytest.mark.parametrize('error', [Killed, FULL], ids=['killed', 'full disk'])
 def test_ended_before_or_after_each_file_of_the_last_checkpoint(cfg, monkeypatch, error):
     calm = go(cfg)
     real, names = os.replace, []
@@ -73,7 +76,7 @@ def test_ended_before_or_after_each_file_of_the_last_checkpoint(cfg, monkeypatch
             with monkeypatch.context() as m:
                 m.setattr(files.os, 'replace', replace)
                 with pytest.raises((Killed, OSError)): go(cfg)
-            run = T.Run(max((cfg_runs := Path(cfg.runs)).iterdir(), key=lambda p: int(p.name.rpartition('-')[2])))
+            run = T.Run(max(Path(cfg.runs).iterdir(), key=lambda p: int(p.name.rpartition('-')[2])))
             if not run.result: run = resume(run.path, progress=False)
             assert (weights(run), told(run)) == (weights(calm), told(calm)), (at, after)
             holds_what_it_reports(run, cfg)
@@ -127,7 +130,7 @@ def test_a_pause_of_an_hour_costs_nothing(cfg, monkeypatch, where, at):
 def test_minutes_only_decide_how_many_steps_there_are(cfg):
     "A run of minutes is the run of as many steps"
     run = go(dataclasses.replace(cfg, steps=None, minutes=.03, eval_every=50, weight_decay=.1))
-    if any(at >= .6*n for at, n in run.result['plans'][1:]): pytest.skip('the machine was so busy that the fall was bent')
+    if any(at >= .6*n for at, n in run.result['plans'][1:]): pytest.skip('so busy a machine that the fall was bent')
     same = go(dataclasses.replace(cfg, steps=run.result['steps'], eval_every=50, weight_decay=.1))
     assert weights(same)[0] == weights(run)[0]
 
@@ -138,7 +141,7 @@ def test_a_run_is_resumed_and_repeated_from_another_folder_and_after_a_move(cfg,
     (home/'nbs').mkdir()
     monkeypatch.chdir(home/'nbs')
     here = dataclasses.replace(cfg, data='../datasets/small300', runs='../runs')
-    calm = go(here)
+    go(here)
     trainer = Trainer(new_run(here, shape(here)))
     (trainer.run.path/'result.json').unlink(missing_ok=True)
     trainer.budget.plan(0, trainer.team)
@@ -167,7 +170,8 @@ def test_a_device_that_is_not_here_is_named(cfg, device):
 
 
 def test_a_run_that_ended_by_patience_is_repeated_any_number_of_times(cfg):
-    idle = dataclasses.replace(cfg, steps=20, batch_size=2, eval_every=2, learning_rate=0, adam_learning_rate=0, patience=2)
+    still = dict(learning_rate=0, adam_learning_rate=0, patience=2)
+    idle = dataclasses.replace(cfg, steps=20, batch_size=2, eval_every=2, **still)
     a = go(idle)
     b = reproduce(a.path, progress=False)
     c = reproduce(b.path, progress=False)
@@ -176,7 +180,7 @@ def test_a_run_that_ended_by_patience_is_repeated_any_number_of_times(cfg):
 
 def test_a_whole_run_by_autograd_as_on_a_gpu(cfg, monkeypatch):
     "Train, end in the middle of an update, resume, reproduce"
-    monkeypatch.setattr(T, 'gradients', lambda model, device=Device(), batch_size=32: Autograd(model, device, batch_size))
+    monkeypatch.setattr(T, 'gradients', Autograd)
     calm = go(cfg)
     assert isinstance(Trainer(calm).grads, Autograd)
     plain, left = T.Muon.step, [8]
@@ -201,7 +205,8 @@ def test_torch_has_its_threads_again_after_every_call(cfg):
         assert torch.get_num_threads() == 2
         T.step_rate(shape(cfg), batch_size=2, seconds=.01, device=Device(threads=2))
         reproduce(run.path, progress=False)
-        with pytest.raises(T.Diverged): go(dataclasses.replace(cfg, learning_rate=1e30, adam_learning_rate=1e30, clip=1e30))
+        wild = dict(learning_rate=1e30, adam_learning_rate=1e30, clip=1e30)
+        with pytest.raises(T.Diverged): go(dataclasses.replace(cfg, **wild))
         assert torch.get_num_threads() == 2
     finally: torch.set_num_threads(before)
 
@@ -214,8 +219,9 @@ def test_dealt_cards_are_read_only_and_unlike_the_dropout_of_any_step():
 
 def book(n):
     "Token files of `n` training tokens, as far as a plan cares"
-    meta = dict(n_vocab=4096, train=dict(ids=n, bytes=3*n), val=dict(ids=n//9, bytes=n//3), reference_bits=dict(bigram=2.5))
-    return SimpleNamespace(path=Path('book'), meta=meta, train=np.broadcast_to(np.uint16(7), n), val=np.broadcast_to(np.uint16(7), n//9))
+    sizes = dict(train=dict(ids=n, bytes=3*n), val=dict(ids=n//9, bytes=n//3))
+    ids = {k: np.broadcast_to(np.uint16(7), v['ids']) for k, v in sizes.items()}
+    return SimpleNamespace(path=Path('book'), meta=dict(n_vocab=4096, reference_bits=dict(bigram=2.5), **sizes), **ids)
 
 
 @pytest.mark.parametrize('gb', [.5, 2, 8, 16])
