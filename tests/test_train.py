@@ -92,14 +92,14 @@ def test_without_arguments_it_trains_on_the_newest_token_files(finish, tokens, t
     shutil.copytree(tokens.parent, tmp_path/'datasets')
     code, out, err = finish('train.py', *SMALL, '--steps', 3)
     assert code == 0 and 'small300-1' in out, err
-    assert 'python generate.py' in out
+    assert 'generate.py "En un lugar de la Mancha" --run runs/' in out
     code, out, err = finish('generate.py', 'En un lugar de la Mancha', '--seed', 1, '--max_new_tokens', 5)
     assert code == 0 and out.startswith('En un lugar de la Mancha') and 'small300-1' in err
 
 
 def test_without_token_files_it_prints_the_command_that_makes_them(finish):
     code, out, err = finish('train.py')
-    assert code == 2 and 'python dataset.py --train True --train_dataset' in err and 'Traceback' not in err
+    assert code == 2 and 'dataset.py --train True --train_dataset' in err and 'Traceback' not in err
 
 
 @pytest.mark.parametrize('args, message', [
@@ -204,8 +204,9 @@ def test_a_cpu_without_bfloat16_trains_in_float32(finish, tokens, tmp_path):
 
 
 def test_help_explains_every_field():
-    from mini_llm.workshop.commands import _train_parser
-    text = _train_parser().format_help()
+    from mini_llm.workshop.commands import _TRAIN_EXAMPLES, _train_flags
+    from mini_llm.workshop.terminal import parser
+    text = parser('train', _train_flags({}), '', _TRAIN_EXAMPLES).format_help()
     for word in '--resume', '--preset', '--n_layer', 'Blocks', '--minutes', 'examples:': assert word in text
 
 
