@@ -840,6 +840,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                               'mini_llm.gpt.MLP.__init__': ('gpt.html#mlp.__init__', 'mini_llm/gpt.py'),
                               'mini_llm.gpt.MLP.forward': ('gpt.html#mlp.forward', 'mini_llm/gpt.py'),
                               'mini_llm.gpt._check_ids': ('gpt.html#_check_ids', 'mini_llm/gpt.py'),
+                              'mini_llm.gpt._check_range': ('gpt.html#_check_range', 'mini_llm/gpt.py'),
                               'mini_llm.gpt._part': ('gpt.html#_part', 'mini_llm/gpt.py'),
                               'mini_llm.gpt.count_parameters': ('gpt.html#count_parameters', 'mini_llm/gpt.py')},
             'mini_llm.regex_split': { 'mini_llm.regex_split._compiled': ('regex_split.html#_compiled', 'mini_llm/regex_split.py'),
