@@ -25,8 +25,8 @@ from mini_llm.attention import Attention
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.workshop.corpus import read_text
 from mini_llm.workshop.dataset import split_texts, token_stream
-from mini_llm.gpt import GPT
-from mini_llm.train import Autograd, Diverged, Muon, default_shape, evaluate, get_batch, this_machine, train_step
+from mini_llm.gpt import GPT, GPTConfig
+from mini_llm.train import Autograd, Diverged, Muon, SIZES, evaluate, get_batch, this_machine, train_step
 
 BATCH, WARMUP, COOLDOWN = 16, 20, 0.4
 DROPOUT = 0.1                       # for all: in so short a time the text is read a few times only
@@ -164,7 +164,7 @@ def prepare(text, vocab_size):
     tok = Tokenizer.train(train, vocab_size, special_tokens=[END_OF_TEXT])
     def ids_of(part, ended): return np.concatenate([o for o, _ in token_stream(tok, part, ended)])
     ids = [ids_of(train, False), ids_of(val, True)]
-    return *ids, len(val[0].encode()), default_shape(tok.n_vocab, len(ids[0]), dropout=DROPOUT)
+    return *ids, len(val[0].encode()), GPTConfig(tok.n_vocab, **SIZES['mini'], dropout=DROPOUT)
 
 
 def main():

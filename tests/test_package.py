@@ -23,7 +23,7 @@ MODULES = sorted('.'.join(p.relative_to(PACKAGE).with_suffix('').parts) for p in
 HEAVY = {'matplotlib', 'IPython', 'ipywidgets', 'transformers', 'tokenizers', 'tiktoken'}
 NO_NUMBA = {'attention', 'gpt', 'engine.layout', 'engine.device', 'engine.files'}
 USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'engine.device', 'engine.gradients', 'engine.muon',
-              'engine.team', 'engine.checkpoint', 'workshop.plan', 'gallery.inside', 'gallery.exercises'}
+              'engine.team', 'engine.checkpoint', 'engine.finite', 'workshop.settings', 'workshop.plan', 'gallery.inside', 'gallery.exercises'}
 IMPORT_NAMES = dict(ipython='IPython', pillow='PIL')
 
 

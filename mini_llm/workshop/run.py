@@ -10,7 +10,6 @@ import json, math, warnings
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from textwrap import fill
 
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
@@ -27,7 +26,7 @@ class Run:
         self.path = Path(path)
         if not (self.path/'train.json').exists():
             raise ValueError(f"{self.path} is not a training run: it has no train.json. "
-                             f"`python train.py` makes one in runs/")
+                             f"`{command('train')}` makes one in runs/")
 
     def __repr__(self): return f"Run({str(self.path)!r})"
 
@@ -35,7 +34,8 @@ class Run:
 def _json(text, file):
     "Parse a file's text, or say which file is damaged"
     try: return json.loads(text)
-    except ValueError as e: raise ValueError(f"{file} is damaged ({e}); restore it from a copy, or remove the run") from None
+    except ValueError as e:
+        raise ValueError(f"{file} is damaged ({e}); restore it from a copy, or remove the run") from None
 
 # %% ../../nbs/workshop/run.ipynb #a4dc7b98
 @patch(as_prop=True)
@@ -46,9 +46,15 @@ def settings(self:Run)->dict: # The contents of `train.json`
 
 # %% ../../nbs/workshop/run.ipynb #6842a769
 @patch(as_prop=True)
+def tokenizer_file(self:Run)->Path: # `tokenizer.bpe`, or what older runs have
+    "Where the run keeps its tokenizer; not under SentencePiece's name, which other libraries would try to read"
+    old = self.path/'tokenizer.model'
+    return old if old.exists() else self.path/'tokenizer.bpe'
+
+@patch(as_prop=True)
 def tokenizer(self:Run)->Tokenizer: # The tokenizer the model was trained with
     "Load the run's own copy of the tokenizer"
-    return Tokenizer.load(self.path/'tokenizer.model')
+    return Tokenizer.load(self.tokenizer_file)
 
 # %% ../../nbs/workshop/run.ipynb #b48ec284
 @patch(as_prop=True)
@@ -126,7 +132,7 @@ def plot_loss(self:Run,
         compressor = name in ('bzip2', 'xz')
         ax.axhline(bits, color='C3' if compressor else '0.35', ls='--' if compressor else ':', lw=1, label=name)
     ax.plot(steps, [o*per_byte for o in smooth([m['loss'] for m in rows])], color='0.55', label='training')
-    ax.plot([m['step'] for m in evals], [m['val_bits'] for m in evals], 'o-', ms=4, label='model')
+    ax.plot([m['step'] for m in evals], [m['val_bits'] for m in evals], 'o-', ms=4, label='validation')
     ends = [y for o in ax.lines for y in o.get_ydata()[-1:]] + [m['val_bits'] for m in evals[:1]]
     if ends: ax.set_ylim(min(ends)-.3, max(ends)+.3)
     ax.set(xlabel='step', ylabel='bits per byte', title=self.path.name)
@@ -184,7 +190,7 @@ def newest_run(
     if weights: runs = [r for r in runs if (r.path/'model.safetensors').exists()]
     if runs: return runs[-1]
     kind = {None:'', True:'finished ', False:'unfinished '}[finished]
-    raise ValueError(f"no {kind}run {'with weights ' if weights else ''}in {folder}; `python train.py` makes one")
+    raise ValueError(f"no {kind}run {'with weights ' if weights else ''}in {folder}; `{command('train')}` makes one")
 
 # %% ../../nbs/workshop/run.ipynb #726c13e2
 def new_folder(
