@@ -23,6 +23,9 @@ def _setting(v):
 
 def _code(f, seen):
     "A function by its bytecode, and all that it reaches by name"
+    if isinstance(f, type) and f.__module__.split('.')[0] not in ('torch', 'builtins') and f not in seen:
+        seen.add(f)
+        return f, *(_code(o, seen) for o in vars(f).values() if isinstance(o, FunctionType))     # such as KVCache
     if not isinstance(f, FunctionType): return _setting(f)
     if f in seen or f.__module__.split('.')[0] == 'torch': return f.__code__
     seen.add(f)
