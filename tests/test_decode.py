@@ -264,7 +264,7 @@ def test_numbers_that_are_not_finite_are_an_error():
     model = in_memory()
     model.norm.weight.data[3] = float('nan')
     with pytest.raises(ValueError, match='norm.weight holds nan or infinity'): Decoder.of(model)
-    model.norm.weight.data[3] = 3e38
+    model.norm.weight.data[:] = 3e38
     ours = Decoder.of(model)
     cache = ours.new_cache()
     with pytest.raises(ValueError, match='scores are not numbers'): ours([1, 2], cache)
