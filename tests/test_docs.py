@@ -13,9 +13,6 @@ from commands import ROOT, begin, end
 
 
 
-pytestmark = pytest.mark.xdist_group('docs')      # one site, in one place
-
-
 class Anchors(HTMLParser):
     "The ids of a page, and what it refers to"
     def __init__(self, page):
