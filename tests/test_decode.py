@@ -10,7 +10,7 @@ from commands import python
 import torch
 
 from mini_llm.engine.decoding import Decoder, Unsupported, from_bfloat16, from_int8, to_bfloat16, to_int8
-from mini_llm.generate import Sampling, generate_batch, generate_ids
+from mini_llm.generate import generate_batch, generate_ids
 from mini_llm.gpt import GPT, GPTConfig
 
 SHAPES = [dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=64), dict(n_layer=1, n_head=3, n_embd=96, head_dim=16, n_ff=160),
@@ -30,7 +30,7 @@ def wild(folder, vocab_size=301, context_length=32, **shape):
 
 
 def greedy(model, ids, n):
-    return list(generate_ids(model, ids, n, Sampling(temperature=0)))
+    return list(generate_ids(model, ids, n, temperature=0))
 
 
 def greedy_uncached(model, ids, n):
@@ -146,8 +146,8 @@ def test_it_neither_hangs_nor_differs_however_threads_are_made(tmp_path, env):
     code = f'''
 import sys
 from mini_llm.engine.decoding import Decoder
-from mini_llm.generate import Sampling, generate_ids
-print(list(generate_ids(Decoder({str(tmp_path)!r}), [1, 2, 3], 20, Sampling(temperature=0))))
+from mini_llm.generate import generate_ids
+print(list(generate_ids(Decoder({str(tmp_path)!r}), [1, 2, 3], 20, temperature=0)))
 assert 'torch' not in sys.modules'''
     assert python(code, **env) == str(want)
 
