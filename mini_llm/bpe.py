@@ -26,6 +26,7 @@ from .engine.splitting import ChunkTable
 from .regex_split import GPT4_PATTERN, FAST_PATTERNS, chunk_blocks, compile_pattern
 from .workshop import formats
 
+# %% ../nbs/01_bpe.ipynb #b1b2c301
 _all_ = ['learn_merges']
 
 # %% ../nbs/01_bpe.ipynb #1f394190
