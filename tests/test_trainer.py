@@ -85,7 +85,7 @@ def test_ended_before_or_after_each_file_of_the_last_checkpoint(cfg, monkeypatch
 
 def test_a_stale_model_beside_a_finished_state_cannot_be(cfg, monkeypatch):
     "The case of old: the last model.safetensors could not be written, and resume called the run finished"
-    calm, plain, left = go(cfg), GPT.save, [4]
+    calm, plain, left = go(cfg), GPT.save, [5]
     def save(self, folder):
         left[0] -= 1
         if left[0] < 0: raise OSError(28, 'No space left on device', str(folder))
