@@ -107,17 +107,22 @@ def init_weights(self:GPT):
         else: nn.init.normal_(p, std=0.02)
 
 # %% ../nbs/03_gpt.ipynb #31f994b9
+def _check_range(ids, cfg):
+    "Refuse ids outside the vocabulary"
+    if ids.dtype not in (torch.int32,torch.int64) or not ids.numel(): raise ValueError(
+        f"ids must be int32 or int64, at least one; got {ids.dtype} of shape {tuple(ids.shape)}")
+    lo,hi = ids.aminmax()
+    if lo < 0 or hi >= cfg.vocab_size: raise ValueError(
+        f"ids from {lo} to {hi} do not fit vocab_size={cfg.vocab_size}; were they made with another tokenizer?")
+
 def _check_ids(ids, cache, cfg):
     "Refuse ids this model cannot read, and a cache that is another model's"
-    if ids.dtype not in (torch.int32,torch.int64) or ids.ndim != 2 or not ids.numel(): raise ValueError(
-        f"ids must be int32 or int64 of shape (batch, time), at least one; got {ids.dtype} of shape {tuple(ids.shape)}")
+    if ids.ndim != 2: raise ValueError(f"ids must have the shape (batch, time), not {tuple(ids.shape)}")
+    _check_range(ids, cfg)
     if cache is not None and len(cache) != cfg.n_layer: raise ValueError(
         f"the cache is for {len(cache)} layers, and this model has {cfg.n_layer}; `new_cache` makes one")
     if (end := ids.shape[1] + (cache[0].length if cache else 0)) > cfg.context_length: raise ValueError(
         f"{end} tokens do not fit context_length={cfg.context_length}; keep only the last {cfg.context_length}")
-    lo,hi = ids.aminmax()
-    if lo < 0 or hi >= cfg.vocab_size: raise ValueError(
-        f"ids from {lo} to {hi} do not fit vocab_size={cfg.vocab_size}; were they made with another tokenizer?")
 
 # %% ../nbs/03_gpt.ipynb #bb37c502
 @patch
@@ -153,12 +158,12 @@ def new_cache(self:GPT,
 @patch
 def loss(self:GPT,
     ids:Tensor, # Token ids, (b,t)
-    targets:Tensor, # The token that follows each, (b,t)
-)->Tensor: # Mean over all tokens, in nats
+    targets:Tensor, # The token that follows each, (b,t); -100 where nothing is asked
+)->Tensor: # Mean over all that is asked, in nats
     "How surprised the model is by `targets`"
     if targets.shape != ids.shape: raise ValueError(
         f"targets of shape {tuple(targets.shape)} do not fit ids of shape {tuple(ids.shape)}")
-    _check_ids(targets, None, self.cfg)
+    _check_range(targets[targets != -100], self.cfg)
     return F.cross_entropy(self(ids).flatten(0, 1).float(), targets.flatten().long())
 
 # %% ../nbs/03_gpt.ipynb #68e15601

@@ -285,12 +285,19 @@ def test_a_cache_of_another_model_or_batch_is_refused_and_stays_as_it_was(model,
 
 
 @pytest.mark.parametrize('spoil, word', [
-    (lambda t: t - 1000, 'ids from -'), (lambda t: t*0 - 100, 'ids from -100 to -100'),
+    (lambda t: t - 1000, 'ids from -'), (lambda t: t*0 - 100, 'at least one'), (lambda t: t*0 - 1, 'ids from -1'),
     (lambda t: t + 1000, 'do not fit vocab_size'),
     (lambda t: t[:, 1:], 'targets of shape'), (lambda t: t.flatten(), 'targets of shape'),
     (lambda t: t.float(), 'float32')])
 def test_targets_that_are_no_answers_are_refused(model, ids, spoil, word):
     with pytest.raises(ValueError, match=word): model.loss(ids, spoil(ids))
+
+
+def test_what_is_not_asked_does_not_count(model, ids):
+    targets = ids.roll(-1, 1)
+    some = targets.clone()
+    some[:, 10:] = -100
+    assert_close(model.loss(ids, some), model.loss(ids[:, :10], targets[:, :10]))
 
 
 def test_every_parameter_learns(model, ids):
