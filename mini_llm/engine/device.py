@@ -102,26 +102,32 @@ def seeded(
 
 # %% ../../nbs/engine/device.ipynb #1b79ad98
 _CGROUP = Path('/sys/fs/cgroup')
+_ADDRESSES = 250 * 2**20      # that kernels, threads and their stacks reserve beside the numbers, where addresses are counted
 
-def _limits():
-    "What bounds the memory of this process, in bytes"
+def _in_use(what):
+    "Bytes that this process has already: `VmRSS` of memory, `VmSize` of addresses; 0 where it cannot be asked"
+    try: return int(Path('/proc/self/status').read_text().split(f'{what}:')[1].split()[0]) * 1024
+    except (OSError, IndexError, ValueError): return 0
+
+def _left():
+    "What each limit leaves to this process, in bytes"
     yield math.inf
-    try: yield os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    try: yield os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') - _in_use('VmRSS')
     except (AttributeError, ValueError, OSError): pass                # not on Windows
     try:
         import resource
         soft,_ = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY: yield soft
+        if soft != resource.RLIM_INFINITY: yield soft - _in_use('VmSize') - _ADDRESSES
     except (ImportError, ValueError, OSError): pass
     for limit in ('memory.max', 'memory/memory.limit_in_bytes'):      # of a container, in the newer and the older form
-        try: yield int((_CGROUP/limit).read_text())
+        try: yield int((_CGROUP/limit).read_text()) - _in_use('VmRSS')
         except (OSError, ValueError): pass                            # none, or 'max'
 
 # %% ../../nbs/engine/device.ipynb #3bf5a9d5
 def memory_here(
     device:Device=Device(), # Where to look
 )->float: # Bytes; infinite where they cannot be asked
-    "The memory that a run may occupy"
+    "The memory that a run may still occupy"
     if device.device == 'cuda': return torch.cuda.mem_get_info()[0]
     if device.device == 'mps': return torch.mps.recommended_max_memory()
-    return min(_limits())
+    return max(0, min(_left()))
