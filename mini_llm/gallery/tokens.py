@@ -100,6 +100,8 @@ def _draw_row(ax, y, row, before):
         ax.text(x + len(b)/2, y, visible(b), ha='center', va='center', family='monospace', color='0.1')
         x += len(b)
 
+
+# %% ../../nbs/gallery/tokens.ipynb #47c1bddd
 def plot_merging(
     chunk:bytes, # At first its single bytes
     merges:list[tuple[bytes,bytes,int]], # What was joined with what, in order, and how often the pair had occurred

@@ -34,7 +34,7 @@ class Run:
 def _json(text, file):
     "Parse a file's text, or say which file is damaged"
     try: return json.loads(text)
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ValueError(f"{file} is damaged ({e}); restore it from a copy, or remove the run") from None
 
 # %% ../../nbs/workshop/run.ipynb #a4dc7b98
