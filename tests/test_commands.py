@@ -1,4 +1,4 @@
-"The three commands behave alike: flags, mistakes, streams, names, lines to paste, and whatever else people do at a terminal"
+"The three commands behave alike: flags, mistakes, streams, names, lines to paste, whatever people do at a terminal"
 import contextlib
 import io
 import os
@@ -76,7 +76,8 @@ def test_help_teaches(name):
     (['--what', 'ever', '7'], 'unrecognized arguments: --what')])
 def test_unknown_flags_and_abbreviations_are_one_line(here, name, args, reason):
     code, out, err = quietly(name, *args)
-    assert (code, out) == (2, '') and err.startswith(f'{name}.py: ') and err.count('\n') == 1 and reason in err and f'python {name}.py --help explains' in err
+    assert (code, out) == (2, '') and err.startswith(f'{name}.py: ') and err.count('\n') == 1
+    assert reason in err and f'python {name}.py --help explains' in err
 
 
 @pytest.mark.parametrize('name, flag, near', [('dataset', '--vocabsize', 'vocab_size'), ('train', '--step', 'steps'),
@@ -121,7 +122,8 @@ def test_a_prompt_that_begins_with_a_dash(here, text):
 
 def test_a_typo_in_a_script_is_refused(here):
     code, out, err = quietly('train', '--steps', '1', *SHAPE, learningrate=9)
-    assert code == 2 and "there is no setting 'learningrate'; is 'learning_rate' meant?" in err and len(list(Path('runs').iterdir())) == 1
+    assert code == 2 and "there is no setting 'learningrate'; is 'learning_rate' meant?" in err
+    assert len(list(Path('runs').iterdir())) == 1
     for wrong in (dict(preset='huge'), dict(steps='many'), dict(learning_rate='x')): assert quietly('train', *SHAPE,
                                                             **dict(steps=1) | wrong)[0] == 2
     assert 'X          For the matrices' not in quietly('train', '--help',
@@ -153,7 +155,7 @@ def closed():
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('kind', STREAMS)
 def test_streams_that_are_missing_or_narrow(here, monkeypatch, name, kind):
-    "The work is done whatever becomes of the words; only generate, whose words are the work, says when they cannot be written"
+    "The work is done whatever becomes of the words; only generate, whose words are its work, says that they are lost"
     Path('紅樓夢.txt').write_text(SENTENCE*60, encoding='utf-8')
     args = GOOD[name] if name != 'dataset' else ['--train', '-ed', '紅樓夢.txt', '-vs', '258']
     before = len(list(Path('runs').iterdir()))
@@ -182,7 +184,6 @@ def test_streams_of_a_real_process(here, name):
 
 
 def test_what_is_said_can_be_shown():
-    out = io.TextIOWrapper(io.BytesIO(), encoding='ascii', errors='strict')
     with contextlib.redirect_stdout(io.StringIO()) as shown: say('a\x1b[2J\udcf1\x07', 'año')
     assert shown.getvalue() == 'a\\x1b[2J\\udcf1\\x07 año\n'
 
@@ -307,7 +308,7 @@ def test_nothing_of_another_book_is_overwritten(here):
     assert quietly('dataset', '-td', 'd1/novel.txt', '-vs', '258', '--name',
                    'plain')[0] == 2 and Path('tokenizer_models/plain258.model').read_text() == 'my notes'
     (Path('datasets/novel260')/'val.bin').write_bytes(b'')
-    assert quietly(*make, 'd1/novel.txt')[0] == 0 and load_tokens('datasets/novel260')      # what is damaged may be made again
+    assert quietly(*make, 'd1/novel.txt')[0] == 0 and load_tokens('datasets/novel260')   # damaged: made again
 
 
 # --- texts
@@ -340,7 +341,8 @@ def test_marks_of_documents_in_a_text(here):
 
 def test_a_licence_is_not_what_a_model_is_validated_on(here):
     licence = 'Section 1. General Terms of Use and Redistributing Project Gutenberg electronic works. '*200
-    Path('pg1.txt').write_text(f'*** START OF THE PROJECT GUTENBERG EBOOK X ***\n{SENTENCE*400}\n*** END OF THE PROJECT GUTENBERG EBOOK X ***\n{licence}', encoding='utf-8')
+    Path('pg1.txt').write_text(f'*** START OF THE PROJECT GUTENBERG EBOOK X ***\n{SENTENCE*400}\n'
+                               f'*** END OF THE PROJECT GUTENBERG EBOOK X ***\n{licence}', encoding='utf-8')
     code, out, err = quietly('dataset', '--train', '-ed', 'pg1.txt', '-vs', '258')
     assert code == 0 and 'pg1.txt is from Project Gutenberg; its licence' in err
     data = load_tokens('datasets/pg1258')
@@ -350,7 +352,8 @@ def test_a_licence_is_not_what_a_model_is_validated_on(here):
 
 def test_a_prompt_that_is_no_utf8_is_told_what_helps(here):
     code, out, err = quietly('generate', 'ma\udcf1ana')
-    assert code == 2 and "the prompt is not UTF-8: after 'ma' comes the byte 0xf1" in err and '--file FILE' in err and 'OLD' not in err
+    assert code == 2 and "the prompt is not UTF-8: after 'ma' comes the byte 0xf1" in err
+    assert '--file FILE' in err and 'OLD' not in err
     code, out, err = quietly('generate', '--stop', '\udcf1', 'x')
     assert code == 2 and 'a stop string' in err
 

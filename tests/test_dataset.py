@@ -158,7 +158,8 @@ def files(run): return sorted(o.relative_to(run.folder).as_posix() for o in run.
 
 
 def test_the_commands_of_the_mission(run):
-    status, out, err = run('--train True --train_dataset datasets/cervantes.txt --vocab_size 256 --encode_dataset datasets/cervantes.txt')
+    status, out, err = run('--train True --train_dataset datasets/cervantes.txt --vocab_size 256 '
+                           '--encode_dataset datasets/cervantes.txt')
     assert (status, err) == (0, '')
     made = ['datasets/cervantes.txt', *(f'datasets/cervantes256/{o}' for o in ('meta.json', 'tokenizer.model',
                                                             'train.bin', 'val.bin')),

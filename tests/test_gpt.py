@@ -15,7 +15,8 @@ from torch.testing import assert_close
 
 from mini_llm.engine import files
 from mini_llm.engine.layout import Unsupported
-from mini_llm.gpt import GPT, PRESETS, GPTConfig, count_parameters
+from mini_llm.gpt import GPT, GPTConfig, count_parameters
+from mini_llm.workshop.plan import SIZES
 
 SHAPES = dict(
     plain=dict(vocab_size=256),
@@ -284,12 +285,19 @@ def test_a_cache_of_another_model_or_batch_is_refused_and_stays_as_it_was(model,
 
 
 @pytest.mark.parametrize('spoil, word', [
-    (lambda t: t - 1000, 'ids from -'), (lambda t: t*0 - 100, 'ids from -100 to -100'),
+    (lambda t: t - 1000, 'ids from -'), (lambda t: t*0 - 100, 'at least one'), (lambda t: t*0 - 1, 'ids from -1'),
     (lambda t: t + 1000, 'do not fit vocab_size'),
     (lambda t: t[:, 1:], 'targets of shape'), (lambda t: t.flatten(), 'targets of shape'),
     (lambda t: t.float(), 'float32')])
 def test_targets_that_are_no_answers_are_refused(model, ids, spoil, word):
     with pytest.raises(ValueError, match=word): model.loss(ids, spoil(ids))
+
+
+def test_what_is_not_asked_does_not_count(model, ids):
+    targets = ids.roll(-1, 1)
+    some = targets.clone()
+    some[:, 10:] = -100
+    assert_close(model.loss(ids, some), model.loss(ids[:, :10], targets[:, :10]))
 
 
 def test_every_parameter_learns(model, ids):
@@ -299,10 +307,10 @@ def test_every_parameter_learns(model, ids):
 
 @torch.no_grad()
 @pytest.mark.parametrize('vocab_size', [256, 1024, 16_384])
-@pytest.mark.parametrize('preset', PRESETS)
-def test_untrained_loss(preset, vocab_size):
+@pytest.mark.parametrize('size', ['nano', 'mini', 'base'])
+def test_untrained_loss(size, vocab_size):
     torch.manual_seed(0)
-    model = GPT(GPTConfig(vocab_size, **PRESETS[preset]))
+    model = GPT(GPTConfig(vocab_size, **SIZES[size]))
     t = model.cfg.context_length + 1
     text = ('Yo sé quién soy, respondió don Quijote. ' * 20).encode()
     for ids in (torch.randint(vocab_size, (2, t)), torch.tensor([list(text[:t])])):

@@ -108,7 +108,7 @@ def attempt(self:Team,
     if error: raise error
     return res
 
-# %% ../../nbs/engine/team.ipynb #51410092
+# %% ../../nbs/engine/team.ipynb #1aa44776
 @patch
 def check_same(self:Team,
     digest:str, # Of this process's weights
@@ -116,8 +116,8 @@ def check_same(self:Team,
     "RuntimeError if another process holds other weights"
     first = self.broadcast(lambda: digest)
     if first != digest: raise RuntimeError(
-        f"process {self.rank} of {self.size} no longer has the weights of process 0, so the machines do not compute alike; "
-        "start the run again with one process, or with machines and versions of torch that are the same")
+        f"process {self.rank} of {self.size} no longer has the weights of process 0, so the machines do not compute "
+        "alike; start the run again with one process, or with machines and versions of torch that are the same")
 
 # %% ../../nbs/engine/team.ipynb #7b2556a1
 @patch

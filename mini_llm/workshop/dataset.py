@@ -182,7 +182,7 @@ def load_tokens(
         if sha256(path/'tokenizer.model') != meta['tokenizer']['sha256']:
             raise ValueError("tokenizer.model is not the tokenizer that made these ids")
         ids = [_map_ids(path/f'{o}.bin', meta['dtype'], meta[o]['ids']) for o in ('train', 'val')]
-    except (ValueError, OSError) as e: raise ValueError(f"{path}: {e}; {again}") from None
+    except (ValueError, OSError, RecursionError) as e: raise ValueError(f"{path}: {e}; {again}") from None
     except (KeyError, TypeError) as e: raise ValueError(f"{path}: meta.json is damaged ({e!r}); {again}") from None
     return TokenFiles(path, meta, *ids)
 
