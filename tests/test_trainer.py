@@ -244,7 +244,8 @@ def test_what_the_plan_chooses_fits_into_memory(monkeypatch, tmp_path, gb, hours
 
 
 def test_a_batch_that_does_not_fit_is_accumulated(monkeypatch, cfg):
-    need = lambda n: settings.memory_needed(_meta(shape(cfg)), n, Device(threads=1))
+    weights = sum(p.nbytes for p in _meta(shape(cfg)).parameters())
+    need = lambda n: settings.memory_needed(_meta(shape(cfg)), n, Device(threads=1)) + 3*weights
     monkeypatch.setattr(plan, 'memory_here', lambda device: need(5))
     open_ = dataclasses.replace(cfg, batch_size=None)
     run = go(open_)
