@@ -97,13 +97,15 @@ def check_room(
 ):
     "Refuse what fits neither into memory nor on the disk"
     with torch.device('meta'): model = GPT(shape)
-    need = team.here * memory_needed(model, -(-batch_size // team.size), device)
+    weights = sum(p.nbytes for p in model.parameters())
+    each = memory_needed(model, -(-batch_size // team.size), device) + 3*weights    # and the checkpoint being written
+    need = team.here * each
     if there is None: there = memory_here(device)
     smaller = f'a batch_size below {batch_size} (accumulate makes up for it), ' if batch_size > team.size else ''
     if need > there: raise ValueError(
         f"training needs about {need/2**20:,.0f} MB of memory, and this machine has {there/2**20:,.0f} left: "
         f"choose {smaller}a shorter context_length or a smaller preset")
-    need,free = 10 * sum(p.nbytes for p in model.parameters()), shutil.disk_usage(_nearest(runs)).free
+    need,free = 10*weights, shutil.disk_usage(_nearest(runs)).free
     if need > free: raise ValueError(
         f"checkpoints need up to {need/2**20:,.0f} MB, and the disk of {runs} has {free/2**20:,.0f} left; "
         "free some space, choose another folder for runs or a smaller preset")
