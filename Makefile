@@ -15,7 +15,7 @@ RUN := runs/$(NAME)-1
 FINISHED := $(RUN)/result.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lab docs bench export refresh readme clean
+.PHONY: help run test lint lab docs bench export refresh readme clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,10 @@ run: $(FINISHED) ## train a model on CORPUS, about three minutes, and let it wri
 
 test: $(READY) ## all tests
 	$(BIN)/pytest -v
+
+lint: $(READY) ## unused names, long lines, packages that do not fit together
+	$(BIN)/ruff check
+	$(BIN)/python -m pip check
 
 lab: $(READY) ## the notebooks in JupyterLab, with hooks that keep them clean
 	$(BIN)/nbdev_install_hooks
@@ -50,8 +54,8 @@ clean: ## remove the site and what building leaves behind; the environment, toke
 	rm -rf _docs _proc build dist *.egg-info .pytest_cache .hypothesis
 
 $(READY): settings.ini setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
-	  { echo 'mini_llm needs Python 3.11, 3.12 or 3.13; name one: make $(MAKECMDGOALS) PYTHON=python3.12'; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' || \
+	  { echo 'mini_llm needs Python 3.11 to 3.14; name one: make $(MAKECMDGOALS) PYTHON=python3.13'; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -e '.[dev]' $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 	@touch $@

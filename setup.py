@@ -12,7 +12,9 @@ setup(
     name=s['lib_name'], version=s['version'], description=s['description'], keywords=s['keywords'],
     author=s['author'], license_expression='Apache-2.0', license_files=['LICENSE'],
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Education', 'Programming Language :: Python :: 3'],
-    packages=find_packages(include=[s['lib_name'], f"{s['lib_name']}.*"]), package_data={s['lib_name']: ['*.txt']}, python_requires=f">={s['min_python']}",
+    classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Education',
+                 'Programming Language :: Python :: 3'],
+    packages=find_packages(include=[s['lib_name'], f"{s['lib_name']}.*"]), package_data={s['lib_name']: ['*.txt']},
+    python_requires=f">={s['min_python']}",
     install_requires=s['requirements'].split('\n')[1:],
     extras_require=dict(dev=s['dev_requirements'].split('\n')[1:]))

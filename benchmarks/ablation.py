@@ -1,10 +1,12 @@
-"""What each part of the model is worth: `python benchmarks/ablation.py --seconds 60 --seeds 3`. One part at a time is exchanged for another.
+"""What each part of the model is worth: `python benchmarks/ablation.py --seconds 60 --seeds 3`. One part at a time is
+exchanged for another.
 
-Equal wall time: a variant trains for so many seconds, with as many steps as fit, and the learning rate follows the clock (warm-up, plateau, fall
-to zero), so that every run ends with it fully decayed, whatever its pace. Tokenizing and the evaluation at the end are not counted. All run by
-autograd and in the same number format, for the package's own gradients know one model only. Every variant has its learning rate doubled or
-halved as long as that helps, on a seed that is not reported; AdamW its weight decay as well, since dropout and decay were once chosen with
-Muon. Seeds take turns, so that a busy machine troubles all alike. Expect 40 to 60 runs."""
+Equal wall time: a variant trains for so many seconds, with as many steps as fit, and the learning rate follows the
+clock (warm-up, plateau, fall to zero), so that every run ends with it fully decayed, whatever its pace. Tokenizing and
+the evaluation at the end are not counted. All run by autograd and in the same number format, for the package's own
+gradients know one model only. Every variant has its learning rate doubled or halved as long as that helps, on a seed
+that is not reported; AdamW its weight decay as well, since dropout and decay were once chosen with Muon. Seeds take
+turns, so that a busy machine troubles all alike. Expect 40 to 60 runs."""
 import argparse
 import math
 import statistics
@@ -23,8 +25,8 @@ from mini_llm.attention import Attention
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.workshop.corpus import read_text
 from mini_llm.workshop.dataset import split_texts, token_stream
-from mini_llm.gpt import GPT
-from mini_llm.train import Autograd, Diverged, Muon, default_shape, evaluate, get_batch, this_machine, train_step
+from mini_llm.gpt import GPT, GPTConfig
+from mini_llm.train import Autograd, Diverged, Muon, SIZES, evaluate, get_batch, this_machine, train_step
 
 BATCH, WARMUP, COOLDOWN = 16, 20, 0.4
 DROPOUT = 0.1                       # for all: in so short a time the text is read a few times only
@@ -36,7 +38,8 @@ TUNING_SEED, HELPS = 1_000, 0.003   # bits per byte; less is noise
 class Unturned(Attention):
     "Attention without rotary positions"
     def project(self, x, cos, sin, start=0):
-        q, k, v = (proj(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        parts = (proj(x) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (o.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for o in parts)
         return self.q_norm(q), self.k_norm(k), v
 
 
@@ -45,7 +48,8 @@ class LearnedPositions(GPT):
     def __init__(self, cfg):
         super().__init__(cfg)
         self.positions = nn.Embedding(cfg.context_length, cfg.n_embd)
-        for layer in self.layers: layer.self_attn = Unturned(cfg.n_embd, cfg.n_head, cfg.n_kv_head, cfg.head_dim, cfg.norm_eps)
+        for layer in self.layers:
+            layer.self_attn = Unturned(cfg.n_embd, cfg.n_head, cfg.n_kv_head, cfg.head_dim, cfg.norm_eps)
         self.init_weights()
         nn.init.normal_(self.positions.weight, std=1/cfg.n_embd)
 
@@ -68,8 +72,9 @@ class LayerNormGelu(GPT):
     "LayerNorm with bias and a GELU network, as in GPT-2; queries and keys keep their norm"
     def __init__(self, cfg):
         super().__init__(cfg)
-        norm = lambda: nn.LayerNorm(cfg.n_embd, eps=1e-5)
-        for layer in self.layers: layer.input_layernorm, layer.post_attention_layernorm, layer.mlp = norm(), norm(), GeluMLP(cfg.n_embd)
+        def norm(): return nn.LayerNorm(cfg.n_embd, eps=1e-5)
+        for layer in self.layers:
+            layer.input_layernorm, layer.post_attention_layernorm, layer.mlp = norm(), norm(), GeluMLP(cfg.n_embd)
         self.norm = norm()
         self.init_weights()
         for name, p in self.named_parameters():
@@ -90,7 +95,8 @@ class Variant:
 
 # Both optimizers start with the same shrinkage of the weights a step, learning_rate * weight_decay
 VARIANTS = [Variant('Muon, rotary, RMSNorm + SwiGLU, 1,024 tokens'),
-            Variant('AdamW', optimizer='adamw', learning_rate=0.002, weight_decay=1.75, tuned=('learning_rate', 'weight_decay')),
+            Variant('AdamW', optimizer='adamw', learning_rate=0.002, weight_decay=1.75,
+                    tuned=('learning_rate', 'weight_decay')),
             Variant('learned positions', LearnedPositions),
             Variant('LayerNorm + GELU', LayerNormGelu),
             *(Variant(f'{n:,} tokens', vocab_size=n) for n in (512, 2048, 4096))]
@@ -122,7 +128,7 @@ def run(variant, data, seconds, machine, seed):
     torch.manual_seed(seed)
     model = variant.model(shape).to(machine.device)
     grads, opts, step = Autograd(model, machine, BATCH), optimizers(model, variant, machine), 0
-    grads.backward(*get_batch(train, 0, BATCH, shape.context_length, seed))   # the first pass prepares kernels; it is not timed
+    grads.backward(*get_batch(train, 0, BATCH, shape.context_length, seed))   # prepares kernels, and is not timed
     model.zero_grad()
     start = time.monotonic()
     while (elapsed := (time.monotonic() - start) / seconds) < 1:
@@ -144,7 +150,8 @@ def tune(variant, trial):
     for name in variant.tuned:
         for factor in (2, 1/2):
             before = variant
-            while (bits := score(other := replace(variant, **{name: factor * getattr(variant, name)}))) < best - HELPS: variant, best = other, bits
+            while (bits := score(other := replace(variant, **{name: factor * getattr(variant, name)}))) < best - HELPS:
+                variant, best = other, bits
             if variant is not before: break   # up helped, so down cannot
     return variant
 
@@ -152,18 +159,20 @@ def tune(variant, trial):
 # --- from the text to the report
 
 def prepare(text, vocab_size):
-    "Ids to train on, ids and bytes to validate with, and the network's shape; the tokenizer knows the training part only"
+    "Ids to train on, ids and bytes to validate with, the network's shape; the tokenizer knows the training part only"
     train, val = split_texts([text])
     tok = Tokenizer.train(train, vocab_size, special_tokens=[END_OF_TEXT])
-    ids = [np.concatenate([o for o, _ in token_stream(tok, part, ended)]) for part, ended in ((train, False), (val, True))]
-    return *ids, len(val[0].encode()), default_shape(tok.n_vocab, len(ids[0]), dropout=DROPOUT)
+    def ids_of(part, ended): return np.concatenate([o for o, _ in token_stream(tok, part, ended)])
+    ids = [ids_of(train, False), ids_of(val, True)]
+    return *ids, len(val[0].encode()), GPTConfig(tok.n_vocab, **SIZES['mini'], dropout=DROPOUT)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--seconds', type=float, default=60, help='of training, for each run (60)')
     p.add_argument('--seeds', type=int, default=3, help='runs of each variant after tuning (3)')
-    p.add_argument('--corpus', type=Path, default=Path('datasets/cervantes.txt'), help='text, of which the last tenth validates')
+    p.add_argument('--corpus', type=Path, default=Path('datasets/cervantes.txt'),
+                   help='text, of which the last tenth validates')
     p.add_argument('--threads', type=int, help="CPU threads (torch's own choice)")
     args = p.parse_args()
     text, machine = read_text(args.corpus), this_machine(args.threads)
@@ -177,8 +186,8 @@ def main():
         bits, steps = map(list, zip(*results))
         settings = dict(learning_rate=v.learning_rate, weight_decay=v.weight_decay)
         rows.append(row(v.name, 'bits per byte', statistics.mean(bits), bits=bits, steps=steps, **settings))
-    report('ablation', rows, ['torch'], machine=vars(machine), corpus=args.corpus.name, characters=len(text), seconds=args.seconds,
-           batch_size=BATCH, dropout=DROPOUT)
+    report('ablation', rows, ['torch'], machine=vars(machine), corpus=args.corpus.name, characters=len(text),
+           seconds=args.seconds, batch_size=BATCH, dropout=DROPOUT)
 
 
 if __name__ == '__main__': main()

@@ -29,14 +29,16 @@ def race(runs, repeats=7):
 def cpu():
     "The processor's name, as far as the system tells"
     info = Path('/proc/cpuinfo')
-    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')] if info.exists() else []
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
     return f'{names[0]}, {len(names)} threads' if names else platform.processor()
 
 
 def report(name, rows, packages, **facts):
     "Print the rows, and write them to results/<name>.json with date, CPU and versions"
     machine = dict(cpu=cpu(), python=platform.python_version(), versions={p: version(p) for p in packages})
-    print(machine['cpu'], *(f'{p} {v}' for p, v in [('Python', machine['python']), *machine['versions'].items()]), sep=', ')
+    versions = dict(Python=machine['python']) | machine['versions']
+    print(machine['cpu'], *(f'{p} {v}' for p, v in versions.items()), sep=', ')
     width = max(len(row['work']) for row in rows)
     for row in rows: print(f"{row['work']:{width}}  {_result(row)}{_goals(row)}")
     data = dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), **machine, **facts, rows=rows)

@@ -1,12 +1,14 @@
-"""Writing beside transformers and llama.cpp: `python benchmarks/generation.py [RUN]`. One shape, 6 layers of 384 with 4,096 tokens; the same random
-weights for all; sampling with top-k 50 included. What rounding costs is measured on a trained run (default: the newest in runs/) and the corpus it names.
-llama.cpp takes part if llama-cpp-python and gguf are installed: `pip install llama-cpp-python==0.3.36 gguf`"""
+"""Writing beside transformers and llama.cpp: `python benchmarks/generation.py [RUN]`. One shape, 6 layers of 384 with
+4,096 tokens; the same random weights for all; sampling with top-k 50 included. What rounding costs is measured on a
+trained run and the corpus it names. llama.cpp takes part if llama-cpp-python and gguf are installed:
+`pip install llama-cpp-python==0.3.36 gguf`"""
+import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 os.environ['HF_HUB_OFFLINE'] = '1'
@@ -67,31 +69,39 @@ def llama_ids(llama, greedy=False):
 def hf_ids(model, n=1, **settings):
     "New ids from transformers"
     ids = torch.tensor([PROMPT]*n)
-    return model.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, pad_token_id=0, **settings)[:, len(PROMPT):].tolist()
+    ids = model.generate(ids, max_new_tokens=NEW, min_new_tokens=NEW, pad_token_id=0, **settings)
+    return ids[:, len(PROMPT):].tolist()
 
 
 def one_stream(decoders, theirs, llamas):
     "Text beside transformers (its faster precision) and llama.cpp (at equal precision)"
-    runs = {name: lambda d=d: list(generate_ids(d, PROMPT, NEW, SAMPLING, seed=0)) for name, d in decoders.items()}
-    runs |= {f'hf {name}': lambda m=m: hf_ids(m, do_sample=True, top_k=50, temperature=.8) for name, m in theirs.items()}
-    runs |= {f'llama {kind}': lambda o=o: llama_ids(o) for kind, o in llamas.items()}
+    def ours(d): return list(generate_ids(d, PROMPT, NEW, SAMPLING, seed=0))
+    runs = {name: partial(ours, d) for name, d in decoders.items()}
+    sample = dict(do_sample=True, top_k=50, temperature=.8)
+    runs |= {f'hf {name}': partial(hf_ids, m, **sample) for name, m in theirs.items()}
+    runs |= {f'llama {kind}': partial(llama_ids, o) for kind, o in llamas.items()}
     t = race(runs, repeats=3)
     hf = min((o for o in runs if o.startswith('hf')), key=t.get)
-    yield from (row(f'one stream, {name}', 'tokens/s', NEW/t[name], f'transformers, {hf[3:]}', NEW/t[hf]) for name in decoders)
+    for name in decoders:
+        yield row(f'one stream, {name}', 'tokens/s', NEW/t[name], f'transformers, {hf[3:]}', NEW/t[hf])
     for name, kinds in dict(float32=['F32'], bfloat16=['F16', 'BF16'], int8=['Q8_0']).items():
         if llamas:
             best = min(kinds, key=lambda o: t[f'llama {o}'])
-            yield row(f'one stream, {name}', 'tokens/s', NEW/t[name], f'llama.cpp, {best}', NEW/t[f'llama {best}'])
+            theirs_rate = NEW/t[f'llama {best}']
+            yield row(f'one stream, {name}', 'tokens/s', NEW/t[name], f'llama.cpp, {best}', theirs_rate)
 
 
 def many_streams(decoders, theirs):
     prompts = [PROMPT]*STREAMS
-    runs = {name: lambda d=d: generate_batch(d, prompts, NEW, SAMPLING, seeds=range(STREAMS)) for name, d in decoders.items()}
-    runs |= {f'hf {name}': lambda m=m: hf_ids(m, STREAMS, do_sample=True, top_k=50, temperature=.8) for name, m in theirs.items()}
+    def ours(d): return generate_batch(d, prompts, NEW, SAMPLING, seeds=range(STREAMS))
+    runs = {name: partial(ours, d) for name, d in decoders.items()}
+    sample = dict(do_sample=True, top_k=50, temperature=.8)
+    runs |= {f'hf {name}': partial(hf_ids, m, STREAMS, **sample) for name, m in theirs.items()}
     t = race(runs, repeats=2)
     hf = min((o for o in runs if o.startswith('hf')), key=t.get)
     n = STREAMS*NEW
-    for name in decoders: yield row(f'{STREAMS} streams, {name}', 'tokens/s', n/t[name], f'transformers, {hf[3:]}', n/t[hf])
+    for name in decoders:
+        yield row(f'{STREAMS} streams, {name}', 'tokens/s', n/t[name], f'transformers, {hf[3:]}', n/t[hf])
 
 
 def beside_a_busy_program(decoders):
@@ -103,24 +113,28 @@ def beside_a_busy_program(decoders):
     for name, decoder in decoders.items():
         quiet = tokens_per_second(decoder)
         other = subprocess.Popen([sys.executable, '-c', 'while True: pass'])
-        try: yield row(f'beside a busy program, {name}', 'tokens/s', tokens_per_second(decoder), 'with the machine to itself', quiet)
+        try: busy = tokens_per_second(decoder)
         finally:
             other.kill()
             other.wait()
+        yield row(f'beside a busy program, {name}', 'tokens/s', busy, 'with the machine to itself', quiet)
 
 
 def prefill(decoders, model):
     ids = list(range(model.cfg.context_length))
     x = torch.tensor([ids])
-    runs = {name: lambda d=d: d(ids, d.new_cache()) for name, d in decoders.items()} | {'torch': torch.no_grad()(lambda: model(x))}
+    runs = {name: lambda d=d: d(ids, d.new_cache()) for name, d in decoders.items()}
+    runs['torch'] = torch.no_grad()(lambda: model(x))
     t = race(runs)
-    for name in decoders: yield row(f'prefill, {name}', 'tokens/s', len(ids)/t[name], 'forward pass, float32', len(ids)/t['torch'])
+    for name in decoders:
+        yield row(f'prefill, {name}', 'tokens/s', len(ids)/t[name], 'forward pass, float32', len(ids)/t['torch'])
 
 
 def first_token(folder):
     "Seconds from the shell to the first character, with warm caches, beside a Python that only imports torch"
+    command = [sys.executable, ROOT/'generate.py', '', '--run', folder, '--max_new_tokens', '20']
     def ours():
-        p = subprocess.Popen([sys.executable, ROOT/'generate.py', '', '--run', folder, '--max_new_tokens', '20'], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        p = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         p.stdout.read(1)
         p.stdout.close()
         p.wait()
@@ -147,6 +161,9 @@ def rounding(run):
 
 
 def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument('run', nargs='?', help='A trained run, for what rounding costs (default: the newest in runs)')
+    args = p.parse_args()
     torch.manual_seed(0)
     cfg = GPTConfig(vocab_size=4096, n_layer=6, n_head=6, n_embd=384, context_length=256)
     model = GPT(cfg).eval()
@@ -155,19 +172,23 @@ def main():
             if p.ndim == 2: p.normal_(std=p.shape[1]**-.5)
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
-        theirs = {str(d)[6:]: Qwen3ForCausalLM.from_pretrained(folder, dtype=d).eval() for d in (torch.float32, torch.bfloat16)}
+        formats = dict(float32=torch.float32, bfloat16=torch.bfloat16)
+        theirs = {k: Qwen3ForCausalLM.from_pretrained(folder, dtype=d).eval() for k, d in formats.items()}
         decoders = {p: Decoder(folder, p) for p in ('float32', 'bfloat16', 'int8')}
         llamas = {}
-        if llama_cpp: llamas = {k: llama_cpp.Llama(write_gguf(folder, cfg, k), n_ctx=cfg.context_length, n_threads=torch.get_num_threads(),
-                                                   verbose=False) for k in ('F32', 'F16', 'BF16', 'Q8_0')}
+        if llama_cpp:
+            settings = dict(n_ctx=cfg.context_length, n_threads=torch.get_num_threads(), verbose=False)
+            kinds = 'F32', 'F16', 'BF16', 'Q8_0'
+            llamas = {k: llama_cpp.Llama(write_gguf(folder, cfg, k), **settings) for k in kinds}
         else: print('left out: llama.cpp')
         greedy = hf_ids(theirs['float32'], do_sample=False)[0]
         assert list(generate_ids(model, PROMPT, NEW, GREEDY)) == greedy
         assert list(generate_ids(decoders['float32'], PROMPT, NEW, GREEDY)) == greedy
         assert generate_batch(decoders['float32'], [PROMPT]*STREAMS, NEW, GREEDY) == [greedy]*STREAMS
         if llamas: assert llama_ids(llamas['F32'], greedy=True) == greedy
-        rows = [*one_stream(decoders, theirs, llamas), *prefill(decoders, model), *many_streams(decoders, theirs), *beside_a_busy_program(decoders)]
-    try: run = Run(sys.argv[1]) if len(sys.argv) > 1 else newest_run(weights=True)
+        rows = [*one_stream(decoders, theirs, llamas), *prefill(decoders, model), *many_streams(decoders, theirs),
+                *beside_a_busy_program(decoders)]
+    try: run = Run(args.run) if args.run else newest_run(weights=True)
     except ValueError as e: facts = print(f'left out: first token and rounding ({e})') or {}
     else:
         rows += first_token(run.path)

@@ -1,10 +1,12 @@
-"Text that nobody wrote: words invented in five scripts, as often as Zipf's law says. `python benchmarks/invented.py FILE [--bytes N]`"
+"""Text that nobody wrote: words invented in five scripts, as often as Zipf's law says.
+`python benchmarks/invented.py FILE [--bytes N]`"""
 import argparse
 from pathlib import Path
 
 import numpy as np
 
-ALPHABETS = 'etaoinsrhdlucmfywgpbvk', 'оеаинтсрвлкмдпуяыьгз', 'αοιετσνηυρπκμλωδγχ', 'कखगचजटडतदनपबमयरलवशसह', '的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年'
+ALPHABETS = ('etaoinsrhdlucmfywgpbvk', 'оеаинтсрвлкмдпуяыьгз', 'αοιετσνηυρπκμλωδγχ', 'कखगचजटडतदनपबमयरलवशसह',
+             '的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年')
 WORDS = 4_000_000
 LETTERS = 8    # at most, in a word
 
@@ -23,7 +25,8 @@ def words(rng):
 def breaks(rng):
     "A row of bytes for each thing that can follow a word, all as likely"
     numbers = [f' {n} ' for n in rng.integers(0, 10_000, 20)]
-    return np.array([o.encode() for o in [' ']*600 + [', ']*60 + ['. ']*30 + ['\n']*40 + ['; ', ': ', ' (', ') ', '... ', '\n\n', '-', "'s "]*4 + numbers])[:, None]
+    marks = [' ']*600 + [', ']*60 + ['. ']*30 + ['\n']*40 + ['; ', ': ', ' (', ') ', '... ', '\n\n', '-', "'s "]*4
+    return np.array([o.encode() for o in marks + numbers])[:, None]
 
 
 def write(path, size, seed=1):

@@ -1,4 +1,6 @@
-"The plain functions of the notebooks beside the fast ones: `python benchmarks/plain.py`; equal results are asserted before any time is taken"
+"""The plain functions of the notebooks beside the fast ones: `python benchmarks/plain.py`. Equal results are asserted
+before any time is taken"""
+import argparse
 import ast
 import json
 from collections import Counter
@@ -29,6 +31,7 @@ def taught(notebook, *names):
     return SimpleNamespace(**{name: space[name] for name in names})
 
 
+argparse.ArgumentParser(description=__doc__).parse_args()
 text = (ROOT/'datasets/cervantes.txt').read_text('utf-8')
 mb = len(text.encode()) / 1e6
 plain = taught('01_bpe.ipynb', 'pairs', 'best_pair', 'merge_pair', 'learn_naive', 'encode_naive')
@@ -66,8 +69,9 @@ def decode_plain(): return b''.join([tok.vocab[i] for i in ids]).decode()
 def decode_fast(): return tok.decode(ids)
 
 
-races = [('split to a list', lambda: split_regex(text), lambda: split(text)), ('number chunks', number_plain, number_fast),
-         (f'learn {MERGES} merges', learn_plain, learn_fast), ('encode', encode_plain, encode_fast), ('decode', decode_plain, decode_fast)]
+races = [('split to a list', lambda: split_regex(text), lambda: split(text)),
+         ('number chunks', number_plain, number_fast), (f'learn {MERGES} merges', learn_plain, learn_fast),
+         ('encode', encode_plain, encode_fast), ('decode', decode_plain, decode_fast)]
 rows = []
 for work, slow, fast in races:
     assert np.array_equal(slow(), fast()), work

@@ -1,5 +1,6 @@
-"""The tokenizer beside compiled ones: `python benchmarks/tokenizer.py [--corpus FILE]`. Results are asserted to be equal before any time is
-taken; one thread unless a row says otherwise; bar and aim are the project's goals on 3.2 MB of Cervantes"""
+"""The tokenizer beside compiled ones: `python benchmarks/tokenizer.py [--corpus FILE]`. Results are asserted to be
+equal before any time is taken; one thread unless a row says otherwise; bar and aim are the project's goals on 3.2 MB of
+Cervantes"""
 import argparse
 import base64
 import hashlib
@@ -28,7 +29,8 @@ from invented import write
 from mini_llm.bpe import Tokenizer
 from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, chunk_ends, split
 
-RANKS = 'litellm_core_utils/tokenizers/9b5ad71b2ce5302211f9c61530b329a4922fc6a4'    # GPT-4's, inside the package litellm
+# GPT-4's, inside the package litellm
+RANKS = 'litellm_core_utils/tokenizers/9b5ad71b2ce5302211f9c61530b329a4922fc6a4'
 RANKS_SHA256 = '223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7'
 REPEATS = 7
 
@@ -59,7 +61,8 @@ print(time.perf_counter() - start)
 
 def python(code, *args):
     "What a fresh interpreter prints"
-    return subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, check=True).stdout
+    run = subprocess.run([sys.executable, '-c', code, *map(str, args)], capture_output=True, text=True, check=True)
+    return run.stdout
 
 
 def seconds(f):
@@ -115,7 +118,8 @@ def train_rows():
         if ours.vocab_size < size: left_out[f'train to {size:,}'] = f'the text holds {ours.vocab_size - 256:,} merges'
         else:
             assert [bytes(b) for b, _ in train_rust(size).get_mergeable_ranks()] == ours.vocab
-            yield versus(f'train to {size:,}', 'rustbpe', partial(Tokenizer.train, text, size), partial(train_rust, size), bar=4, aim=6)
+            both = partial(Tokenizer.train, text, size), partial(train_rust, size)
+            yield versus(f'train to {size:,}', 'rustbpe', *both, bar=4, aim=6)
 
 
 def decode_rows():
@@ -138,7 +142,8 @@ def find_ranks():
 def gpt4_rows():
     data = find_ranks()
     if not data:
-        left_out["encode, GPT-4's vocabulary"] = 'no ranks; name a file with --gpt4_ranks, or install litellm without its dependencies'
+        left_out["encode, GPT-4's vocabulary"] = ('no ranks; name a file with --gpt4_ranks, '
+                                                  'or install litellm without its dependencies')
         return
     ranks = {base64.b64decode(b): int(i) for b, i in map(bytes.split, data.splitlines())}
     tik = tiktoken.Encoding('cl100k_base', pat_str=CL100K_PATTERN, mergeable_ranks=ranks, special_tokens={})
@@ -164,7 +169,8 @@ def memory_rows():
 def letter_rows():
     n, letters = 1_000_000, ''.join(random.Random(1).choices(string.ascii_lowercase, k=1_000_000))
     for text in (letters, 'a'*n): assert tok.encode(text).tolist() == tik.encode_ordinary(text)
-    whole, tenth = ([statistics.median(seconds(lambda: tok.encode(o[:k])) for _ in range(3)) for o in (letters, 'a'*n)] for k in (n, n//10))
+    def median(text): return statistics.median(seconds(lambda: tok.encode(text)) for _ in range(3))
+    whole, tenth = ([median(o[:k]) for o in (letters, 'a'*n)] for k in (n, n//10))
     yield row('encode 1,000,000 letters without a break', 's', max(whole), bar=2, aim=0.3)
     yield row('the same: time per letter against 100,000', 'x', max(a/b/10 for a, b in zip(whole, tenth)))
 
@@ -179,7 +185,7 @@ def start_rows():
 
 p = argparse.ArgumentParser(description=__doc__)
 p.add_argument('--corpus', default='datasets/cervantes.txt', help='text to measure on (%(default)s)')
-p.add_argument('--gpt4_ranks', help="file of GPT-4's ranks in tiktoken's format (default: the copy in the package litellm, if installed)")
+p.add_argument('--gpt4_ranks', help="file of GPT-4's ranks in tiktoken's format (default: litellm's copy)")
 p.add_argument('--big', action='store_true', help='also train on 1 GB of invented text, some minutes')
 args = p.parse_args()
 
@@ -191,7 +197,8 @@ tik = tiktoken.Encoding('ours', pat_str=GPT4_PATTERN, mergeable_ranks=tok.ranks,
 assert tok.encode(text).tolist() == tik.encode_ordinary(text) == tik.encode(text) == tik.encode_to_numpy(text).tolist()
 with tempfile.TemporaryDirectory() as folder:
     tok.save(model := Path(folder)/'4096.model')
-    rows = list(itertools.chain(split_rows(), encode_rows(), train_rows(), decode_rows(), gpt4_rows(), memory_rows(), letter_rows(), start_rows()))
-report('tokenizer', rows, ['numba', 'numpy', 'regex', 'rustbpe', 'tiktoken'], corpus=Path(args.corpus).name, megabytes=round(mb, 2),
-       left_out=left_out)
+    parts = split_rows, encode_rows, train_rows, decode_rows, gpt4_rows, memory_rows, letter_rows, start_rows
+    rows = list(itertools.chain.from_iterable(part() for part in parts))
+report('tokenizer', rows, ['numba', 'numpy', 'regex', 'rustbpe', 'tiktoken'], corpus=Path(args.corpus).name,
+       megabytes=round(mb, 2), left_out=left_out)
 for work, why in left_out.items(): print(f'left out: {work} ({why})')

@@ -39,17 +39,22 @@ def _matches(text, compiled):
     return [o for o in chunks if o]
 
 # %% ../nbs/00_regex_split.ipynb #63d0c56e
-_KINDS = [chr(i) for i in range(128)] + list('ñÑǅʰ中\u0301\u0903\u20dd٣Ⅷ½‿—«»¿€\u00a0\u0085\u2028\u2029\u200d\ue000😀\u0378\ufffd')
+_SAMPLES = [chr(i) for i in range(128)] + list(
+    'ñÑǅʰ中\u0301\u0903\u20dd٣Ⅷ½‿—«»¿€\u00a0\u0085\u2028\u2029\u200d\ue000😀\u0378\ufffd')
 
-@lru_cache(maxsize=16)
 def compile_pattern(
     pattern:str, # Regular expression in the syntax of the package `regex`
 )->regex.Pattern: # The compiled pattern
     "Compile a split pattern, or say what is wrong with it"
+    if not isinstance(pattern, str): raise ValueError(f"a split pattern is a text, like GPT4_PATTERN, not {pattern!r}")
+    return _compiled(pattern)
+
+@lru_cache(maxsize=16)
+def _compiled(pattern):
     try: res = regex.compile(pattern)
     except regex.error as e: raise ValueError(f"the pattern {pattern!r} does not compile: {e}") from None
     if res.flags & regex.REVERSE: raise ValueError(f"the pattern {pattern!r} searches backwards; leave out (?r)")
-    for text in [*_KINDS, ''.join(a+b for a,b in product(_KINDS, _KINDS))]: _matches(text, res)
+    for text in [*_SAMPLES, ''.join(a+b for a,b in product(_SAMPLES, _SAMPLES))]: _matches(text, res)
     return res
 
 # %% ../nbs/00_regex_split.ipynb #c41bad1b
@@ -99,6 +104,6 @@ def split(
     "Cut a text into chunks, losing nothing"
     if pattern not in FAST_PATTERNS: return split_regex(text, pattern)
     table = ChunkTable()
-    kinds = [np.empty(0, np.int32), *(table.number(*block) for block in chunk_blocks(text, pattern))]
+    numbers = [np.empty(0, np.int32), *(table.number(*block) for block in chunk_blocks(text, pattern))]
     strings = np.array([o.decode('utf-8', 'surrogatepass') for o in table.chunks], object)
-    return strings[np.concatenate(kinds)].tolist()
+    return strings[np.concatenate(numbers)].tolist()

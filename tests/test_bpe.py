@@ -6,7 +6,6 @@ from math import inf
 
 import numpy as np
 import pytest
-from commands import python
 from hypothesis import example, given, settings, strategies as st
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, learn_merges
@@ -837,7 +836,3 @@ def test_tokenizers_can_be_copied_and_pickled(tok):
         for name in ('vocab', 'pattern', 'special_tokens', 'merges', 'merge_counts', 'n_vocab'): assert getattr(o, name) == getattr(tok, name)
         assert o.encode('¿Quién? <x>', 'all').tolist() == expected and o._memories is not tok._memories
     assert len(pickle.dumps(tok)) < 100_000 # what is remembered stays at home
-
-def test_the_tokenizer_needs_no_torch_and_no_matplotlib():
-    code = "import sys, mini_llm.bpe; print([o for o in ('torch', 'matplotlib') if o in sys.modules])"
-    assert python(code) == '[]'

@@ -26,7 +26,8 @@ SMALL = small(steps=24, eval_every=6, checkpoint_seconds=0)
 # runs train.py with one function replaced by one that ends the process, or fails, at its n-th call
 SABOTAGE = """
 import os, signal, sys
-from mini_llm.engine import backprop, files
+from mini_llm.engine import backprop, checkpoint, files
+from mini_llm.workshop import plan
 from mini_llm import train
 how, n, *args = sys.argv[1:]
 calls = 0
@@ -42,7 +43,7 @@ def after(plain, *args, **kwargs): plain(*args, **kwargs); kill()
 def half(plain, path, data):
     with files.atomic_open(path, 'w' if isinstance(data, str) else 'wb') as f: f.write(data[:len(data)//2]); f.flush(); kill()
 if how == 'backward': at(backprop.Backprop, 'backward', after)   # between the parts of an accumulated batch, for an odd n
-if how == 'write': at(train, 'write_atomic', half)               # in the middle of a file
+if how == 'write': at(checkpoint, 'write_atomic', half)               # in the middle of a file
 if how == 'sync': at(os, 'fsync', kill)                          # a file is there, but has not got its name
 if how == 'replace': at(os, 'replace', after)                    # it has just got it
 if how == 'step': at(train.Muon, 'step', after)                  # one optimizer has moved, the other has not
@@ -180,7 +181,7 @@ def test_the_estimate_of_memory_is_near_what_is_used():
 
 def test_the_runs_own_tokenizer_was_replaced(command, tokens, reference):
     (reference.path/'result.json').unlink()
-    Tokenizer.train('otra cosa', 256, special_tokens=[END_OF_TEXT]).save(reference.path/'tokenizer.model')
+    Tokenizer.train('otra cosa', 256, special_tokens=[END_OF_TEXT]).save(reference.path/'tokenizer.bpe')
     code, out, err = command('--resume', reference.path)
     assert code == 2 and 'is not the tokenizer this run was started with; copy it back from' in err
 
@@ -198,7 +199,7 @@ def test_nobody_reads(root, tokens, tmp_path):
 
 def test_ctrl_c_while_it_gets_ready(command, tokens, tmp_path):
     code, out, err = command('', 0, '--data', tokens, *SMALL, script=SABOTAGE.replace('raise SystemExit',
-        'train.load_tokens = lambda *args: signal.raise_signal(signal.SIGINT)\nraise SystemExit'))
+        'plan.load_tokens = lambda *args: signal.raise_signal(signal.SIGINT)\nraise SystemExit'))
     assert code == 130 and err.strip() == 'stopped before anything was to be saved'
 
 

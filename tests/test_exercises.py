@@ -150,7 +150,7 @@ def mancha():
 
 RIGHT = {
     '00.1': lambda: ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'],
-    '00.2': lambda: SPANISH, '00.3': lambda: 749, '00.4': lambda: 0,
+    '00.2': lambda: SPANISH, '00.3': lambda: 749, '00.4': lambda: ['spaces', 'line_break'],
     '01.1': lambda: [((97,97), 7), ((97,98), 3), ((256,98), 3)], '01.2': lambda: longest, '01.3': lambda: [100, 101],
     '01.4': lambda: lambda tok, ids: tok.decode_stream(ids),
     '02.1': by_hand, '02.2': lambda: leaks, '02.3': half_rotated,
@@ -172,7 +172,10 @@ WRONG = [
     ('00.2', SPANISH.replace('¿¡', ''), 'neither'), ('00.2', "'(?i:[sdmt])|" + SPANISH, 'contractions'),
     ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', ''), '120,715 chunks'),
     ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', ' ?'), 'has come apart'), ('00.2', r'\p{L}+', 'drops'),
-    ('00.3', -1, 'borders moved'), ('00.3', 12, 'two spaces'), ('00.4', 17, 'give back'),
+    ('00.3', -1, 'borders moved'), ('00.3', 12, 'two spaces'),
+    ('00.4', 'word', 'nothing stands behind'), ('00.4', ['punctuation', 'spaces'], 'none is enough'),
+    ('00.4', ['spaces'], 'leave a line break'), ('00.4', ['line_break'], 'last space of a gap'),
+    ('00.4', ['contraction'], 'no quantifier'), ('00.4', 17, 'cannot be used'), ('00.4', ['verb'], 'name pieces'),
     ('01.1', [((97,98), 6), ((97,97), 5), ((97,256), 5)], 'overlap'),
     ('01.1', [((97,97), 5), ((97,98), 3), ((256,98), 3)], 'overlap'),
     ('01.1', [((97,97), 7), ((256,98), 3), ((97,98), 3)], 'tie'),

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from mini_llm.engine import files
 from mini_llm.engine.files import atomic_open, sha256, write_atomic
 
 posix = pytest.mark.skipif(os.name != 'posix', reason='needs POSIX permissions and signals')
@@ -48,6 +49,68 @@ def test_nothing_is_seen_before_the_end(tmp_path):
         f.write(b'x')
         assert not path.exists()
     assert path.exists()
+
+
+def test_what_cannot_be_replaced(tmp_path):
+    for path in ['', '.', os.sep]:
+        with pytest.raises(ValueError if path == '' else (ValueError, IsADirectoryError)): write_atomic(path, 'x')
+    with pytest.raises(IsADirectoryError, match='name a file'): write_atomic(tmp_path, 'x')
+    assert os.listdir(tmp_path) == []
+
+@posix
+def test_devices_and_pipes_are_left_alone(tmp_path):
+    with pytest.raises(OSError, match='device or a pipe'): write_atomic('/dev/null', 'x')
+    os.mkfifo(tmp_path/'pipe')
+    with pytest.raises(OSError, match='device or a pipe'): write_atomic(tmp_path/'pipe', 'x')
+    assert os.path.exists('/dev/null') and os.listdir(tmp_path) == ['pipe']
+
+@posix
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path/'disk').mkdir()
+    for name in ('there', 'not yet there'):
+        link = tmp_path/f'link to {name}'
+        link.symlink_to(tmp_path/'disk'/name)
+        if name == 'there': (tmp_path/'disk'/name).write_text('old')
+        write_atomic(link, 'new')
+        assert link.is_symlink() and (tmp_path/'disk'/name).read_text() == 'new'
+    assert sorted(os.listdir(tmp_path/'disk')) == ['not yet there', 'there']
+
+@pytest.mark.parametrize('name', ['a'*255, 'ñ'*127, '😀'*63, ' ', 'a b\'"$', '-rf', '.hidden', 'x.tmp'])
+def test_any_name_that_a_file_may_have(tmp_path, name):
+    if os.name != 'posix' and name in (' ', 'a b\'"$'): pytest.skip('not a name on Windows')
+    write_atomic(tmp_path/name, 'x')
+    assert os.listdir(tmp_path) == [name]
+
+def test_windows_waits_for_other_programs(tmp_path, monkeypatch):
+    path,refused,slept,real = tmp_path/'file',[],[],os.replace
+    def replace(a, b):
+        if len(refused) == 3: return real(a, b)
+        refused.append(a)
+        raise PermissionError(errno.EACCES, 'Access is denied', str(a), None, str(b))
+    monkeypatch.setattr(files, '_WINDOWS', True)
+    monkeypatch.setattr(files.time, 'sleep', slept.append)
+    monkeypatch.setattr(os, 'replace', replace)
+    write_atomic(path, 'x')
+    assert path.read_text() == 'x' and len(slept) == 3 and sum(slept) < .1
+
+def test_windows_says_who_is_in_the_way(tmp_path, monkeypatch):
+    path,slept = tmp_path/'file',[]
+    write_atomic(path, 'old')
+    def replace(a, b): raise PermissionError(errno.EACCES, 'Access is denied', str(a), None, str(b))
+    monkeypatch.setattr(files, '_WINDOWS', True)
+    monkeypatch.setattr(files.time, 'sleep', slept.append)
+    monkeypatch.setattr(os, 'replace', replace)
+    with pytest.raises(PermissionError, match='another program uses this file') as e: write_atomic(path, 'new')
+    assert e.value.filename == str(path) and 1 < sum(slept) < 5
+    assert path.read_text() == 'old' and os.listdir(tmp_path) == ['file']
+
+@posix
+def test_elsewhere_nobody_waits(tmp_path, monkeypatch):
+    def replace(a, b): raise PermissionError(errno.EACCES, 'Permission denied', str(a), None, str(b))
+    monkeypatch.setattr(os, 'replace', replace)
+    monkeypatch.setattr(files.time, 'sleep', lambda s: pytest.fail('waits'))
+    with pytest.raises(PermissionError, match='Permission denied') as e: write_atomic(tmp_path/'file', 'x')
+    assert e.value.filename == str(tmp_path/'file')
 
 
 @posix

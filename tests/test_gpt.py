@@ -3,7 +3,6 @@ import copy
 import dataclasses
 import json
 import math
-import os
 import pickle
 import random
 import warnings
@@ -11,7 +10,6 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from commands import python
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
@@ -51,12 +49,14 @@ def qwen3():
 
 
 @torch.no_grad()
-def test_equal_to_transformers(model, ids, qwen3, tmp_path):
-    model.save(tmp_path)
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_equal_to_transformers(model, ids, qwen3, tmp_path, dtype):
+    model.save(tmp_path, dtype)
+    model = GPT.load(tmp_path)
     peer, info = qwen3.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[k] for k in ('missing_keys', 'unexpected_keys', 'mismatched_keys'))
-    assert peer.dtype == torch.float32
-    assert_close(peer(ids).logits, model(ids), atol=1e-4, rtol=0)
+    assert peer.dtype == getattr(torch, dtype)
+    assert_close(peer.float()(ids).logits, model(ids), atol=1e-4, rtol=0)
 
 
 def test_back_from_transformers(model, ids, qwen3, tmp_path):
@@ -139,31 +139,44 @@ def config_with(tmp_path, **changes):
 
 YARN = dict(rope_type='yarn', factor=4.0, original_max_position_embeddings=16)
 
+
 @pytest.mark.parametrize('changes, word', [
-    (dict(rope_scaling=YARN), 'rope_scaling is .yarn'), (dict(rope_scaling=YARN, rope_parameters='left out'), 'rope_scaling is .yarn'),
-    (dict(rope_parameters=YARN | dict(rope_theta=1e4)), 'rope_parameters is .yarn'), (dict(rope_scaling=dict(type='linear', factor=2.)), 'linear'),
-    (dict(rope_parameters=dict(rope_theta=1e4, partial_rotary_factor=.5)), 'partial_rotary_factor=0.5'), (dict(partial_rotary_factor=.5), 'partial_rotary'),
+    (dict(rope_scaling=YARN), 'rope_scaling is .yarn'),
+    (dict(rope_scaling=YARN, rope_parameters='left out'), 'rope_scaling is .yarn'),
+    (dict(rope_parameters=YARN | dict(rope_theta=1e4)), 'rope_parameters is .yarn'),
+    (dict(rope_scaling=dict(type='linear', factor=2.)), 'linear'),
+    (dict(rope_parameters=dict(rope_theta=1e4, partial_rotary_factor=.5)), 'partial_rotary_factor=0.5'),
+    (dict(partial_rotary_factor=.5), 'partial_rotary'),
     (dict(rope_parameters=dict(full_attention=dict(rope_theta=1e4))), 'full_attention'),
-    (dict(layer_types=['sliding_attention', 'full_attention']), 'layer_types'), (dict(num_experts=4), 'num_experts'), (dict(mlp_bias=True), 'mlp_bias'),
+    (dict(layer_types=['sliding_attention', 'full_attention']), 'layer_types'),
+    (dict(num_experts=4), 'num_experts'), (dict(mlp_bias=True), 'mlp_bias'),
     (dict(quantization_config=dict(bits=4)), 'quantization_config'), (dict(model_type='qwen3_moe'), 'model_type'),
-    (dict(dtype='float8_e4m3fn'), 'dtype'), (dict(torch_dtype=32), 'torch_dtype'), (dict(tie_word_embeddings='left out'), 'tie_word_embeddings')])
+    (dict(dtype='float8_e4m3fn'), 'dtype'), (dict(torch_dtype=32), 'torch_dtype'),
+    (dict(tie_word_embeddings='left out'), 'tie_word_embeddings')])
 def test_a_sound_model_of_another_kind_is_called_unsupported(tmp_path, changes, word):
-    with pytest.raises(Unsupported, match=f'config.json does not describe a model.*{word}'): GPT.load(config_with(tmp_path, **changes))
+    with pytest.raises(Unsupported, match=f'config.json does not describe a model.*{word}'):
+        GPT.load(config_with(tmp_path, **changes))
 
 
 @pytest.mark.parametrize('changes, word', [
-    (dict(num_hidden_layers=True), 'num_hidden_layers=True'), (dict(hidden_size=64.), 'hidden_size=64.0'), (dict(hidden_size=10**30), 'hidden_size=1000'),
-    (dict(max_position_embeddings=10**9), 'max_position_embeddings'), (dict(rms_norm_eps=float('nan')), 'rms_norm_eps=nan'), (dict(rms_norm_eps='1e-6'), 'rms_norm_eps'),
-    (dict(rope_theta=float('inf')), 'rope_theta=inf'), (dict(rope_theta=5.), 'twice'), (dict(rope_theta='left out', rope_parameters='left out'), 'rope_theta'),
-    (dict(rope_parameters=[1]), 'rope_parameters is'), (dict(mini_llm=dict(dropout=2)), 'dropout=2'), (dict(mini_llm=3), 'mini_llm'), (dict(layer_types=3), 'layer_types'),
-    (dict(layer_types=['full_attention']), 'layer_types'), (dict(num_key_value_heads=3), 'n_kv_head=3'), (dict(head_dim='left out'), 'head_dim')])
+    (dict(num_hidden_layers=True), 'num_hidden_layers=True'), (dict(hidden_size=64.), 'hidden_size=64.0'),
+    (dict(hidden_size=10**30), 'hidden_size=1000'), (dict(max_position_embeddings=10**9), 'max_position_embeddings'),
+    (dict(rms_norm_eps=float('nan')), 'rms_norm_eps=nan'), (dict(rms_norm_eps='1e-6'), 'rms_norm_eps'),
+    (dict(rope_theta=float('inf')), 'rope_theta=inf'), (dict(rope_theta=5.), 'twice'),
+    (dict(rope_theta='left out', rope_parameters='left out'), 'rope_theta'),
+    (dict(rope_parameters=[1]), 'rope_parameters is'), (dict(mini_llm=dict(dropout=2)), 'dropout=2'),
+    (dict(mini_llm=3), 'mini_llm'), (dict(layer_types=3), 'layer_types'),
+    (dict(layer_types=['full_attention']), 'layer_types'), (dict(num_key_value_heads=3), 'n_kv_head=3'),
+    (dict(head_dim='left out'), 'head_dim'), (dict(dtype=['float32']), 'dtype'), (dict(dtype={}), 'dtype')])
 def test_a_config_that_is_nonsense_is_refused_by_name(tmp_path, changes, word):
-    with pytest.raises(ValueError, match=f'config.json does not describe a model.*{word}') as e: GPT.load(config_with(tmp_path, **changes))
-    assert not isinstance(e.value, Unsupported)
+    with pytest.raises(ValueError, match=f'config.json does not describe a model.*{word}'):
+        GPT.load(config_with(tmp_path, **changes))
 
 
-@pytest.mark.parametrize('changes', [dict(rope_theta='left out'), dict(rope_parameters='left out'), dict(rope_scaling=None), dict(rope_scaling=dict(rope_type='default')),
-    dict(layer_types=['full_attention']*2), dict(dtype='bfloat16', torch_dtype='left out'), dict(hidden_act='left out'), dict(sliding_window=4096), dict(initializer_range=.02)])
+@pytest.mark.parametrize('changes', [
+    dict(rope_theta='left out'), dict(rope_parameters='left out'), dict(rope_scaling=None),
+    dict(rope_scaling=dict(rope_type='default')), dict(layer_types=['full_attention']*2), dict(sliding_window=4096),
+    dict(dtype='bfloat16', torch_dtype='left out'), dict(hidden_act='left out'), dict(initializer_range=.02)])
 def test_all_spellings_of_our_model_are_read(tmp_path, changes):
     assert GPT.load(config_with(tmp_path, **changes)).cfg == random_model(SHAPES['plain']).cfg
 
@@ -171,19 +184,27 @@ def test_all_spellings_of_our_model_are_read(tmp_path, changes):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 def test_weights_of_three_formats_are_read(model, tmp_path, dtype):
     model.save(tmp_path)
-    short = {k: v.to(dtype) for k, v in load_file(tmp_path/'model.safetensors').items()}
-    save_file(short | {'lm_head.weight': short['model.embed_tokens.weight'].clone()}, tmp_path/'model.safetensors')
+    if dtype == torch.bfloat16: model.save(tmp_path/'half', 'bfloat16')
+    short = {k: v.to(dtype, copy=True) for k, v in load_file(tmp_path/'model.safetensors').items()}
+    tied = {'lm_head.weight': short['model.embed_tokens.weight'].clone()}
+    save_file(short | tied, tmp_path/'model.safetensors')
     for k, v in GPT.load(tmp_path).state_dict().items(): assert torch.equal(v, short[f'model.{k}'].float()), k
+    if dtype == torch.bfloat16:
+        loaded = load_file(tmp_path/'half'/'model.safetensors')
+        assert all(torch.equal(v, short[k]) and v.dtype == dtype for k, v in loaded.items())
+        assert json.loads((tmp_path/'half'/'config.json').read_text())['dtype'] == 'bfloat16'
 
 
-@pytest.mark.parametrize('spoil, word', [
-    (lambda t: {'lm_head.weight': t['model.embed_tokens.weight'] + 1}, 'lm_head.weight is not embed_tokens.weight'),
-    (lambda t: {'model.norm.weight': t['model.norm.weight'] * math.nan}, 'norm.weight holds nan'), (lambda t: {'wte': torch.zeros(2)}, 'it has wte'),
-    (lambda t: {'model.norm.weight': t['model.norm.weight'].double()}, 'norm.weight is F64'), (lambda t: {'model.norm.weight': torch.ones(3)}, r'norm.weight has the shape \(3,\), not')])
-def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, spoil, word):
+@pytest.mark.parametrize('name, spoil, word', [
+    ('lm_head.weight', lambda w: torch.ones(256, 64), 'lm_head.weight is not embed_tokens.weight'),
+    ('model.norm.weight', lambda w: w * math.nan, 'norm.weight holds nan'),
+    ('model.norm.weight', lambda w: w.double(), 'norm.weight is F64'),
+    ('model.norm.weight', lambda w: torch.ones(3), r'norm.weight has the shape \(3,\), not'),
+    ('wte', lambda w: torch.ones(3), 'it has wte')])
+def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, name, spoil, word):
     random_model(SHAPES['plain']).save(tmp_path)
     tensors = load_file(tmp_path/'model.safetensors')
-    save_file(tensors | spoil(tensors), tmp_path/'model.safetensors')
+    save_file(tensors | {name: spoil(tensors.get(name))}, tmp_path/'model.safetensors')
     with pytest.raises(ValueError, match=f'model.safetensors does not fit config.json: .*{word}'): GPT.load(tmp_path)
 
 
@@ -217,12 +238,13 @@ def test_a_changed_shape_works_out_again_what_was_not_given():
 
 def test_a_shape_of_numpy_numbers_is_saved(tmp_path):
     cfg = GPTConfig(np.int64(300), n_layer=np.int32(1), n_head=np.uint8(1), n_embd=np.int64(32), dropout=np.float32(.5))
-    assert all(type(v) in (int, float) or isinstance(v, int) for v in dataclasses.asdict(cfg).values())
+    assert not any(isinstance(v, np.generic) for v in dataclasses.asdict(cfg).values())
     GPT(cfg).save(tmp_path)
     assert GPT.load(tmp_path).cfg == cfg
 
 
-@pytest.mark.parametrize('field, value', [('n_layer', True), ('vocab_size', '300'), ('dropout', True), ('dropout', math.nan), ('n_ff', 2.5),
+@pytest.mark.parametrize('field, value', [
+    ('n_layer', True), ('vocab_size', '300'), ('dropout', True), ('dropout', math.nan), ('n_ff', 2.5),
     ('n_kv_head', np.True_), ('n_embd', None), ('context_length', 10**12), ('norm_eps', 5), ('rope_theta', math.inf)])
 def test_what_is_no_number_or_out_of_range_is_refused(field, value):
     with pytest.raises(ValueError, match=f'^{field}='): GPTConfig(**dict(dict(vocab_size=300), **{field: value}))
@@ -247,6 +269,24 @@ def test_causal(model, ids):
         changed[:, t:] = (ids[:, t:] + 1) % model.cfg.vocab_size
         assert_close(model(changed)[:, :t], model(ids)[:, :t])
         assert not torch.allclose(model(changed)[:, t:], model(ids)[:, t:])
+
+
+def test_a_cache_of_another_model_or_batch_is_refused_and_stays_as_it_was(model, ids):
+    other = GPT(dataclasses.replace(model.cfg, n_layer=model.cfg.n_layer + 1)).new_cache(2)
+    with pytest.raises(ValueError, match='the cache is for .* layers'): model(ids[:, :3], other)
+    cache = model.new_cache(2)
+    for texts in (ids[:1], ids.repeat(2, 1)):
+        with pytest.raises(ValueError, match='the cache is for 2 texts'): model(texts[:, :3], cache)
+    assert [o.length for o in cache + other] == [0]*(len(cache) + len(other))
+    assert_close(model(ids[:, :3], cache), model(ids[:, :3]))
+
+
+@pytest.mark.parametrize('spoil, word', [
+    (lambda t: t - 1000, 'ids from -'), (lambda t: t*0 - 100, 'ids from -100 to -100'),
+    (lambda t: t + 1000, 'do not fit vocab_size'),
+    (lambda t: t[:, 1:], 'targets of shape'), (lambda t: t.flatten(), 'targets of shape'), (lambda t: t.float(), 'float32')])
+def test_targets_that_are_no_answers_are_refused(model, ids, spoil, word):
+    with pytest.raises(ValueError, match=word): model.loss(ids, spoil(ids))
 
 
 def test_every_parameter_learns(model, ids):
@@ -292,9 +332,3 @@ def test_dropout_only_in_training():
 def test_count_is_all_parameters(model):
     counts = count_parameters(model)
     assert counts.pop('total') == sum(counts.values()) == sum(p.numel() for p in model.parameters())
-
-
-def test_import_stays_small():
-    heavy = ['matplotlib', 'transformers', 'numba', 'IPython']
-    code = f"import sys, mini_llm.gpt; print([o for o in {heavy} if o in sys.modules])"
-    assert python(code) == '[]'

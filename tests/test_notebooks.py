@@ -102,3 +102,15 @@ def test_each_module_comes_from_one_notebook():
     package = ROOT/'mini_llm'
     modules = {'.'.join(p.relative_to(package).with_suffix('').parts) for p in package.rglob('*.py') if p.stem not in ('__init__', '_modidx')}
     assert len(exps) == len(set(exps)) and set(exps) == modules
+
+
+def code_lines(cell): return [o for o in source(cell).splitlines() if o.strip() and not re.match(r'\s*#\s*\|', o)]
+
+
+@each_notebook
+def test_cells_are_small(path):
+    "One idea a cell, and a chapter that can be read in a sitting or two"
+    sizes = [len(code_lines(c)) for c in cells(path) if c['cell_type'] == 'code' and code_lines(c)]
+    for c in cells(path):
+        if c['cell_type'] == 'code': assert len(code_lines(c)) <= 30, f'{path.name}: cut in two:\n{source(c)}'
+    if re.match(r'\d', path.name): assert len(sizes) <= 90, f'{path.name} has {len(sizes)} code cells'

@@ -1,5 +1,7 @@
 "The package: what a wheel holds, what each module imports, and that names and versions agree"
 import ast
+import importlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -9,7 +11,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
-from commands import DEADLINE, ROOT, python
+from commands import DEADLINE, ROOT, begin, end, python
 
 SETTINGS = ConfigParser(delimiters=['='])
 SETTINGS.read(ROOT/'settings.ini', encoding='utf-8')
@@ -18,10 +20,10 @@ PACKAGE = ROOT/'mini_llm'
 MODULES = sorted('.'.join(p.relative_to(PACKAGE).with_suffix('').parts) for p in PACKAGE.rglob('*.py') if p.stem not in ('__init__', '_modidx'))
 
 # What importing a module must not load: start-up time is part of the interface
-NO_PLOTS = {'matplotlib', 'IPython'}
-LIGHT = NO_PLOTS | {'torch'}
-USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'engine.device', 'engine.muon', 'engine.team', 'engine.checkpoint',
-              'workshop.plan', 'gallery.inside'}
+HEAVY = {'matplotlib', 'IPython', 'ipywidgets', 'transformers', 'tokenizers', 'tiktoken'}
+NO_NUMBA = {'attention', 'gpt', 'engine.layout', 'engine.device', 'engine.files'}
+USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'engine.device', 'engine.gradients', 'engine.muon',
+              'engine.team', 'engine.checkpoint', 'engine.finite', 'workshop.settings', 'workshop.plan', 'gallery.inside', 'gallery.exercises'}
 IMPORT_NAMES = dict(ipython='IPython', pillow='PIL')
 
 
@@ -81,7 +83,8 @@ def test_imports_are_required(module):
 @pytest.mark.parametrize('module', MODULES)
 def test_import_stays_cheap(module):
     loaded = python(f"import sys, mini_llm.{module}; print(*{{o.split('.')[0] for o in sys.modules}})").split()
-    assert not (NO_PLOTS if module in USES_TORCH else LIGHT) & set(loaded)
+    banned = HEAVY | {'torch'} - {'torch' for o in USES_TORCH & {module}} | {'numba' for o in NO_NUMBA & {module}}
+    assert not banned & set(loaded)
 
 
 ROAD = 'regex_split', 'bpe', 'attention', 'gpt', 'train', 'generate'
@@ -125,6 +128,39 @@ def test_there_is_no_circle_of_imports():
     while ready := [m for m in left if not left[m] & left.keys()]:
         for m in ready: del left[m]
     assert not left, f'imports go in a circle among {sorted(left)}'
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_public_names_are_meant(module):
+    "Functions and classes say what they are; the rest are constants, or stand for what another module offers"
+    loaded = importlib.import_module(f'mini_llm.{module}')
+    for name in loaded.__all__:
+        thing = getattr(loaded, name)
+        assert name.isupper() or (callable(thing) and thing.__doc__ and thing.__module__.startswith('mini_llm.')), name
+
+
+def test_no_module_is_long():
+    lines = {m: source(m).count('\n') for m in MODULES}
+    for m, n in lines.items(): assert n <= 700 and n <= .12*sum(lines.values()), f'{m} has {n} lines'
+
+
+SCRIPTS = [*ROOT.glob('*.py'), *ROOT.glob('benchmarks/*.py'), *ROOT.glob('tools/*.py'), ROOT/'README.md']
+FROM = re.compile(r'^\s*from (mini_llm[\w.]*) import (\([^)]*\)|.*)$', re.MULTILINE)
+
+
+@pytest.mark.parametrize('script', SCRIPTS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_scripts_import_what_there_is(script):
+    "Also where a script has Python in a string, or a page shows some"
+    for module, names in FROM.findall(script.read_text('utf-8')):
+        module = importlib.import_module(module)
+        for name in re.findall(r'(\w+)(?: as \w+)?(?:,|\)|$)', names.strip('()').partition('#')[0].strip()):
+            assert hasattr(module, name) or importlib.util.find_spec(f'{module.__name__}.{name}'), f'{module.__name__} has no {name}'
+
+
+@pytest.mark.parametrize('script', [p for p in SCRIPTS if p.parent.name == 'benchmarks' and p.stem not in ('common', 'plain')], ids=lambda p: p.stem)
+def test_benchmarks_say_what_they_do(script):
+    code, out, err = end(begin([sys.executable, script, '--help'], cwd=ROOT))
+    assert code == 0 and 'usage:' in out, err
 
 
 def test_environments_are_pinned_within_what_the_package_allows():

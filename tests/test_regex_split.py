@@ -8,7 +8,8 @@ import regex
 from hypothesis import example, given, settings, strategies as st
 
 from mini_llm.engine.splitting import ChunkTable, with_room
-from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, chunk_blocks, chunk_ends, compile_pattern, split, split_regex
+from mini_llm.regex_split import (CL100K_PATTERN, GPT4_PATTERN, chunk_blocks, chunk_ends, compile_pattern, split,
+                                  split_regex)
 
 examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 # The signs at the borders of the pattern, and letters and numbers on which all Unicode versions agree
@@ -54,7 +55,8 @@ def test_text_with_lone_surrogates_splits_too(text, pattern, at):
 # Any pattern
 
 @examples
-@given(border_text, st.sampled_from([r'\p{L}+|[^ж]', r'(\p{L})+|(\P{L})', r'[\s\S]', r'|[\s\S]', r'\S+\s*|\s+', r'[^ñ]+|ñ\b|ñ\B|(?<=жж)ж']))
+@given(border_text, st.sampled_from([
+    r'\p{L}+|[^ж]', r'(\p{L})+|(\P{L})', r'[\s\S]', r'|[\s\S]', r'\S+\s*|\s+', r'[^ñ]+|ñ\b|ñ\B|(?<=жж)ж']))
 @example('aж', r'\p{P}|[^ж]')
 def test_a_pattern_loses_nothing_or_says_where(text, pattern):
     for s in (text, text.replace('ñ', 'ж')):
@@ -70,10 +72,18 @@ def test_patterns_that_cannot_be_used(pattern, reason):
     with pytest.raises(ValueError, match=regex.escape(reason)): compile_pattern(pattern)
     with pytest.raises(ValueError, match=regex.escape(reason)): split('text', pattern)
 
-@pytest.mark.parametrize('pattern', ['', r'\p{L}+', r'\w+|\s+', r'a|', '.', r'[ -~\s]', r'[^\r]', r'\p{L}+|\P{L}(?!\n)', r'\S+|\s+$', r'[^—]', r'[^\u0301]',
-                                     r'[^😀]', r'^[\s\S]', r'\P{Cn}'])
+@pytest.mark.parametrize('pattern', [
+    '', r'\p{L}+', r'\w+|\s+', r'a|', '.', r'[ -~\s]', r'[^\r]', r'\p{L}+|\P{L}(?!\n)', r'\S+|\s+$', r'[^—]',
+    r'[^\u0301]', r'[^😀]', r'^[\s\S]', r'\P{Cn}'])
 def test_patterns_that_drop_text_are_refused_at_once(pattern):
-    with pytest.raises(ValueError, match='the pattern drops .* at character [0-9]+; add an alternative'): compile_pattern(pattern)
+    with pytest.raises(ValueError, match='the pattern drops .* at character [0-9]+; add an alternative'):
+        compile_pattern(pattern)
+
+@pytest.mark.parametrize('pattern', [None, 5, b'\\s+', ('a',)])
+def test_a_pattern_is_a_text(pattern):
+    with pytest.raises(ValueError, match='a split pattern is a text'): compile_pattern(pattern)
+    for f in (split, split_regex, chunk_ends):
+        with pytest.raises(ValueError, match='a split pattern is a text'): f('text', pattern)
 
 def test_what_slips_through_is_refused_with_its_place():
     pattern = compile_pattern('[^ж]').pattern
@@ -93,22 +103,23 @@ def test_ends_are_those_of_the_chunks(text, pattern, size):
     assert all(data.tobytes() == text.encode() for data,_,_ in blocks)
 
 def table_of(texts, **kwargs):
-    table, kinds = ChunkTable(), []
+    table, numbers = ChunkTable(), []
     for text in texts:
-        for block in chunk_blocks(text): kinds += table.number(*block, **kwargs).tolist()
-    return table, kinds
+        for block in chunk_blocks(text): numbers += table.number(*block, **kwargs).tolist()
+    return table, numbers
 
 # Lengths around 8, 16 and 24 bytes, where a chunk's key changes its form; same beginnings, ends and lengths
-WORDS = ['a'*n for n in range(1, 40)] + ['b'*n + 'a' for n in range(1, 40)] + ['a'*n + 'b' + 'a'*n for n in range(1, 20)] + ['ñ'*n for n in range(1, 20)]
+WORDS = (['a'*n for n in range(1, 40)] + ['b'*n + 'a' for n in range(1, 40)]
+         + ['a'*n + 'b' + 'a'*n for n in range(1, 20)] + ['ñ'*n for n in range(1, 20)])
 
 @examples
 @given(st.lists(st.lists(st.sampled_from(WORDS + [' ', '\n', '1', 'a\0']), max_size=20).map('-'.join), max_size=5))
 def test_the_table_numbers_chunks_as_they_come_and_counts_them(texts):
     chunks = [c.encode() for text in texts for c in split(text)]
-    table,kinds = table_of(texts)
+    table,numbers = table_of(texts)
     counts = Counter(chunks) # in the order in which they first occur
     assert table.chunks == list(counts) and table.counts.tolist() == list(counts.values()) and len(table) == len(counts)
-    assert [table.chunks[k] for k in kinds] == chunks
+    assert [table.chunks[k] for k in numbers] == chunks
 
 def test_chunks_that_end_in_zeros_are_different():
     data = np.frombuffer(b'\0' * 40 + b'a' + b'\0' * 40, np.uint8)
@@ -125,10 +136,11 @@ def test_a_table_grows_to_many_chunks():
     data = np.frombuffer(''.join(words).encode(), np.uint8)
     ends = np.cumsum([len(w) for w in words])
     table = ChunkTable()
-    kinds = np.concatenate([table.number(data, ends[i-1] if i else 0, ends[i:i+5000]) for i in range(0, len(ends), 5000)])
+    starts = range(0, len(ends), 5000)
+    numbers = np.concatenate([table.number(data, ends[i-1] if i else 0, ends[i:i+5000]) for i in starts])
     counts = Counter(words)
     assert table.chunks == [w.encode() for w in counts] and table.counts.tolist() == list(counts.values())
-    assert np.array_equal(table.find(data, np.append(0, ends[:-1]), ends), kinds)
+    assert np.array_equal(table.find(data, np.append(0, ends[:-1]), ends), numbers)
 
 def test_chunks_with_one_key_are_told_apart():
     "Long chunks are known by a hash; with equal hashes the bytes decide"
@@ -139,8 +151,8 @@ def test_chunks_with_one_key_are_told_apart():
     assert table.counts.tolist() == [1, 1]
 
 def test_long_chunks_may_be_left_out():
-    table,kinds = table_of(['abc de fghijkl mn'], longest=3)
-    assert kinds == [0, 1, -1, 2] and table.chunks == [b'abc', b' de', b' mn']
+    table,numbers = table_of(['abc de fghijkl mn'], longest=3)
+    assert numbers == [0, 1, -1, 2] and table.chunks == [b'abc', b' de', b' mn']
 
 def test_finding_adds_nothing():
     table,_ = table_of(['uno dos tres y cuatrocientoscuarentaycuatro'])
@@ -150,8 +162,8 @@ def test_finding_adds_nothing():
     assert len(table) == 5 and table.counts.tolist() == [1]*5
 
 def test_an_empty_table():
-    table,kinds = table_of(['', ''])
-    assert (table.chunks, table.counts.tolist(), len(table), kinds) == ([], [], 0, [])
+    table,numbers = table_of(['', ''])
+    assert (table.chunks, table.counts.tolist(), len(table), numbers) == ([], [], 0, [])
     assert split('') == [] and chunk_ends('').tolist() == []
 
 def test_room_is_made_without_losing_anything():

@@ -60,8 +60,8 @@ def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(reference, 
     trainer = Trainer(reference)
     trainer.restore()
     before = sha256(reference.path/'state.safetensors')
-    trainer.plans, trainer.step = [[0, 100]], 60
-    trainer.train_one()
+    trainer.budget.plans, trainer.steps_done = [[0, 100]], 60
+    trainer.step()
     monkeypatch.setattr(files.os, 'fsync', lambda _: (_ for _ in ()).throw(OSError(28, 'No space left on device')))
     with pytest.raises(OSError, match='No space left'): trainer.checkpoint()
     assert sha256(reference.path/'state.safetensors') == before

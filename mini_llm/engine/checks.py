@@ -32,12 +32,12 @@ def number(
     most:float|None=None, # It may not be larger
 )->int|float: # The value as Python's own `int` or `float`
     "The number that was given, or a `ValueError` that says what it must be"
-    fits = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-    if fits:
+    if isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool):
         try: res = kind(value)
         except OverflowError: res = math.inf
-        fits = (kind is int or math.isfinite(res)) and (least is None or res >= least) and (below is None or res < below)
-        if fits and (above is None or res > above) and (most is None or res <= most): return res
+        inside = (least is None or res >= least, below is None or res < below,
+                  above is None or res > above, most is None or res <= most)
+        if all(inside) and (kind is int or math.isfinite(res)): return res
     noun = 'a whole number' if kind is int else 'a number'
     raise ValueError(f"{name}={_shown(value)} must be {noun} {_limits(least, below, above, most)}".rstrip())
 

@@ -6,9 +6,36 @@
 __all__ = ['atomic_open', 'write_atomic', 'sha256']
 
 # %% ../../nbs/engine/files.ipynb #06c4f74b
-import hashlib, os, secrets
+import errno, hashlib, os, secrets, time
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# %% ../../nbs/engine/files.ipynb #3b5880e9
+def _target(path):
+    "Where a file really goes: links are followed, and what is not an ordinary file is left alone"
+    path = Path(path)
+    if path.is_symlink(): path = Path(os.path.realpath(path))
+    if not path.name: raise ValueError(f"{str(path)!r} is not the name of a file")
+    if path.is_dir(): raise IsADirectoryError(errno.EISDIR, 'this is a folder; name a file', str(path))
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, 'this is a device or a pipe, not a file that can be replaced', str(path))
+    return path
+
+
+# %% ../../nbs/engine/files.ipynb #2c3b406d
+_WINDOWS = os.name == 'nt'
+
+def _replace(tmp, path):
+    "Rename; on Windows, wait up to three seconds until no program uses the old file"
+    for wait in [.01 * 2**i for i in range(8)]:
+        try: return os.replace(tmp, path)
+        except PermissionError as e:
+            if not _WINDOWS: raise
+            time.sleep(wait)
+            error = e
+    raise PermissionError(error.errno, 'another program uses this file, or it is read-only; close the program, '
+                                       'and do this again', str(path)) from error
+
 
 # %% ../../nbs/engine/files.ipynb #63b0213e
 @contextmanager
@@ -18,8 +45,8 @@ def atomic_open(
 ): # An open file, under a temporary name until the block has ended
     "A file that takes its name only if the block ends well"
     if mode not in ('wb', 'w'): raise ValueError(f"mode {mode!r}: a file is written whole, so it is 'wb' or 'w'")
-    path = Path(path)
-    tmp = path.with_name(f'.{path.name}.{secrets.token_hex(4)}.tmp')
+    path = _target(path)
+    tmp = path.with_name(f'.{path.name[:50]}.{secrets.token_hex(4)}.tmp')
     kind = dict(encoding='utf-8', newline='\n') if mode == 'w' else {}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -27,12 +54,13 @@ def atomic_open(
             yield f
             f.flush()
             os.fsync(f.fileno())
-        os.replace(tmp, path)
+        _replace(tmp, path)
     except BaseException as e:
         with suppress(OSError): tmp.unlink()
         if isinstance(e, OSError) and e.errno and e.filename in (None, str(tmp)):
             raise OSError(e.errno, e.strerror, str(path)) from e
         raise
+
 
 # %% ../../nbs/engine/files.ipynb #59882c34
 def write_atomic(

@@ -6,64 +6,103 @@
 __all__ = ['Autograd', 'gradients', 'memory_needed']
 
 # %% ../../nbs/engine/gradients.ipynb #6bdb8d4a
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import torch
 from fastcore.basics import patch
 from torch import Tensor
 
-from .backprop import Backprop, backprop_rooms
-from .device import Device, seeded
+from .backprop import Backprop, backprop_rooms, check_batch
+from .device import Device, reading, seeded, torch_threads
+from .trial import heavy, say_once, why_not
 
 # %% ../../nbs/engine/gradients.ipynb #9904d484
 class Autograd:
-    "What `Backprop` does, by autograd"
+    "What `Backprop` does, for any model, by autograd"
     def __init__(self,
         model:'GPT', # Any model
-        device:Device=Device(), # Where it is
+        device:Device|None=None, # Number format and threads (default: float32 and what torch has now)
         batch_size:int=32, # Most windows in a call
     ): self.model,self.device,self.batch_size = model, device, batch_size
 
-    def _mean(self, ids, targets):
-        short = torch.autocast(self.device.device, torch.bfloat16) if self.device.dtype == 'bfloat16' else nullcontext()
-        with short: return self.model.loss(ids.to(self.device.device), targets.to(self.device.device))
+@patch
+def _mean(self:Autograd, ids, targets):
+    "Mean loss, where the model is"
+    here,own = next(self.model.parameters()).device, self.device
+    short = torch.autocast(here.type, torch.bfloat16) if own and own.dtype == 'bfloat16' else nullcontext()
+    with short: return self.model.loss(ids.to(here), targets.masked_fill(targets < 0, -100).to(here))    # -100: not asked, in torch's words
+
+@patch
+def _threads(self:Autograd):
+    "The number of threads to compute with"
+    return torch_threads(self.device.threads) if self.device and self.device.device == 'cpu' else nullcontext()
 
 # %% ../../nbs/engine/gradients.ipynb #c18993dd
 @patch
-@torch.no_grad()
 def loss(self:Autograd,
     ids:Tensor, # Token ids, (b,t)
-    targets:Tensor, # The token that follows each, (b,t)
+    targets:Tensor, # The token that follows each, (b,t); -1 where nothing is asked
 )->float: # Mean over all targets, in nats
     "How surprised the model is, without dropout"
-    was = self.model.training
-    self.model.eval()
-    try: return self._mean(ids, targets).item()
-    finally: self.model.train(was)
+    check_batch(self.model.cfg, self.batch_size, ids, targets)
+    with self._threads(), reading(self.model): return self._mean(ids, targets).item()
 
 # %% ../../nbs/engine/gradients.ipynb #5cc547f3
 @patch
 def backward(self:Autograd,
     ids:Tensor, # Token ids, (b,t)
-    targets:Tensor, # The token that follows each, (b,t)
-    key:tuple[int,...]=(0,), # Of dropout: the same key, the same zeros
-    share:float=1., # Factor for the gradients
-    first:int=0, # Number of the first window, where a batch comes in several calls
+    targets:Tensor, # The token that follows each, (b,t); -1 where nothing is asked
+    dropout_key:tuple[int,...]=(0,), # The same key, the same zeros
+    scale:float=1., # Factor for the gradients
+    first_window:int=0, # Number of the first window, where a batch comes in several calls
 )->float: # Mean loss over all targets, in nats
     "Add gradients to those that are there"
-    with seeded(*key, first, device=self.device.device): loss = self._mean(ids, targets)
-    (loss*share).backward()
+    if not any(p.requires_grad for p in self.model.parameters()): raise ValueError("no parameter wants a gradient: all are frozen")
+    check_batch(self.model.cfg, self.batch_size, ids, targets)
+    with self._threads(), torch.enable_grad():
+        with seeded(*dropout_key, first_window, device=next(self.model.parameters()).device.type): loss = self._mean(ids, targets)
+        (loss*scale).backward()
     return loss.item()
+
+# %% ../../nbs/engine/gradients.ipynb #d2cb86b6
+@contextmanager
+def _known_zeros(model, factors):
+    "Let every dropout of a model multiply with what is known"
+    places = [(model.dropout, factors[:1]), *((o.dropout, factors[2*i+1:2*i+3]) for i,o in enumerate(model.layers))]
+    for m,own in places: m.forward = lambda x, own=iter(own): x * next(own)
+    try: yield
+    finally:
+        for m,_ in places: del m.forward
+
+# %% ../../nbs/engine/gradients.ipynb #2bcf35da
+def _far(a, b, tolerance): return not (a-b).norm() <= tolerance*a.norm()     # also if either is not a number
+
+def _difference(model):
+    "How the kernels differ from a model: '' if losses and gradients agree"
+    twin,gen = heavy(model), torch.Generator().manual_seed(0)
+    ids,targets = torch.randint(model.cfg.vocab_size, (2, 1, model.cfg.context_length), generator=gen)
+    kernels,params = Backprop(twin, 1, threads=1), list(twin.parameters())
+    with seeded(0):                 # whatever the model may draw
+        with reading(twin): loss = twin.loss(ids, targets)
+        if _far(loss, loss.new_tensor(kernels.loss(ids, targets)), 1e-4): return "its loss is another than theirs"
+        with _known_zeros(twin, kernels.dropout_factors()): loss = twin.loss(ids, targets)
+        theirs = torch.autograd.grad(loss, params)
+    if _far(loss, loss.new_tensor(kernels.backward(ids, targets)), 1e-4): return "its loss in training is another than theirs"
+    if any(_far(g, p.grad, 1e-3) for g,p in zip(theirs, params)): return "its gradients are others than theirs"
+    return ''
 
 # %% ../../nbs/engine/gradients.ipynb #89874ec8
 def gradients(
     model:'GPT', # Any model
-    device:Device=Device(), # Where it is
+    device:Device=Device(), # Where it is, in which format and with how many threads to compute
     batch_size:int=32, # Most windows in a call
 )->Backprop|Autograd: # Something with `loss` and `backward`
-    "The faster way to a gradient on this machine"
+    "The fastest way to the gradient of this very model"
     if device.device != 'cpu': return Autograd(model, device, batch_size)
-    return Backprop(model, batch_size, getattr(torch, device.dtype), device.threads)
+    if not (reason := why_not(model, 'backprop', _difference)):
+        return Backprop(model, batch_size, getattr(torch, device.dtype), device.threads)
+    say_once(f"this {type(model).__name__} is computed by autograd, for the kernels do not know it: {reason}", model)
+    return Autograd(model, device, batch_size)
 
 # %% ../../nbs/engine/gradients.ipynb #e73fa88a
 def memory_needed(

@@ -8,11 +8,12 @@ __all__ = ['RANGES', 'QWEN3', 'complete', 'Unsupported', 'qwen3_config', 'from_q
 
 # %% ../../nbs/engine/layout.ipynb #9c944f68
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError,deserialize
-from safetensors.numpy import save
+from safetensors.numpy import save as save_arrays
 
 from .checks import Derived,number
 from .files import write_atomic
@@ -58,11 +59,12 @@ class Unsupported(ValueError): "A sound model of a kind that is not computed her
 
 def qwen3_config(
     fields:dict, # A complete shape
+    dtype:str='float32', # Format of the weights: 'float32' or 'bfloat16'
 )->dict: # What goes into config.json
     "A shape in the words of `Qwen3Config`"
     theta = fields['rope_theta']
     rope = dict(rope_theta=theta, rope_parameters=dict(rope_type='default', rope_theta=theta))
-    return dict(architectures=['Qwen3ForCausalLM'], dtype='float32', torch_dtype='float32', **_FIXED, **rope,
+    return dict(architectures=['Qwen3ForCausalLM'], dtype=dtype, torch_dtype=dtype, **_FIXED, **rope,
         **{theirs:fields[ours] for ours,theirs in QWEN3.items()}, mini_llm=dict(dropout=fields['dropout']))
 
 # %% ../../nbs/engine/layout.ipynb #f713be33
@@ -155,9 +157,10 @@ def read_tensors(
     if lacks := want.keys() - found.keys(): raise ValueError(f"it lacks {_some(lacks)}")
     if more := found.keys() - want.keys(): raise ValueError(f"it has {_some(more)}, which this model has not")
     for k,shape in want.items():
-        if tuple(found[k]['shape']) != shape: raise ValueError(f"{k} has the shape {tuple(found[k]['shape'])}, not {shape}")
+        if (has := tuple(found[k]['shape'])) != shape: raise ValueError(f"{k} has the shape {has}, not {shape}")
     res = {k:_float32(k, found[k]) for k in want}
-    if bad := [k for k,x in res.items() if not np.isfinite(x).all()]: raise ValueError(f"{_some(bad)} holds nan or infinity")
+    bad = [k for k,x in res.items() if not np.isfinite(x).all()]
+    if bad: raise ValueError(f"{_some(bad)} holds nan or infinity")
     if head and not np.array_equal(_float32('lm_head.weight', head), res['embed_tokens.weight']): raise ValueError(
         "lm_head.weight is not embed_tokens.weight, but only tied embeddings are computed here")
     return res
@@ -166,12 +169,14 @@ def read_tensors(
 def write_model(
     folder:str|Path, # Made if missing; a model that is in it is replaced
     fields:dict, # A complete shape
-    tensors:dict[str,np.ndarray], # Name, as in `GPT.state_dict()` -> float32
+    tensors:dict[str,np.ndarray], # Name, as in `GPT.state_dict()` -> numbers, all in one format
+    save:Callable=save_arrays, # What makes bytes of them; `safetensors.torch.save` for tensors of PyTorch
 ):
     "Write model.safetensors and config.json, which `transformers` opens as `Qwen3ForCausalLM`"
-    named = {f'model.{k}':np.ascontiguousarray(v, np.float32) for k,v in tensors.items()}
-    write_atomic(Path(folder)/'model.safetensors', save(named, metadata={'format':'pt'}))
-    write_atomic(Path(folder)/'config.json', json.dumps(qwen3_config(fields), indent=2) + '\n')
+    dtype = str(next(iter(tensors.values())).dtype).removeprefix('torch.')
+    data = save({f'model.{k}':v for k,v in tensors.items()}, metadata={'format':'pt'})
+    write_atomic(Path(folder)/'model.safetensors', data)
+    write_atomic(Path(folder)/'config.json', json.dumps(qwen3_config(fields, dtype), indent=2) + '\n')
 
 # %% ../../nbs/engine/layout.ipynb #e9e9698a
 def read_shape(

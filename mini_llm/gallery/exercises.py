@@ -106,12 +106,19 @@ def _(place):
 
 # %% ../../nbs/gallery/exercises.ipynb #7290c0f6
 @_exercise('00.4')
-def _(changed):
-    "Ordinary quantifiers instead of possessive ones: how many chunks of the book are others?"
-    if changed == 0: return
-    return ('none is. Possessive means "never give back what was taken": a promise to the engine, which need not '
-            'remember where it could. In this pattern giving back never leads to another match, since a sign that is no letter '
-            'cannot be the first letter of the word')
+def _(names):
+    "The pieces of the pattern that find something else if all their quantifiers are made possessive"
+    names = {names} if isinstance(names, str) else set(names)
+    if names == {'line_break', 'spaces'}: return
+    pieces = 'contraction', 'word', 'number', 'punctuation', 'line_break', 'spaces', 'space'
+    if not names <= {*pieces}: return f'name pieces of the pattern: {", ".join(pieces)}'
+    if 'contraction' in names: return '`contraction` has no quantifier'
+    if ends := names & {'word', 'number', 'space'}:
+        return f'in `{min(ends)}` nothing stands behind the last quantifier, so nothing there can fail and ask for something back'
+    if 'punctuation' in names:
+        return '`punctuation` ends in line breaks, but none is enough; before them stands a run of signs that are no line breaks'
+    if 'line_break' not in names: return 'does `\\s*` leave a line break for `[\\r\\n]`, if it never gives one back?'
+    return 'how does `\\s+(?!\\S)` come to leave the last space of a gap?'
 
 # %% ../../nbs/gallery/exercises.ipynb #7ae6516c
 @_exercise('01.1')

@@ -149,18 +149,19 @@ def _fields():
 # %% ../../nbs/workshop/commands.ipynb #56861d6b
 def _train_parser():
     "One flag for each field, with its comment as help; flags that are not given leave no trace"
-    from mini_llm.gpt import GPTConfig, PRESETS
-    from mini_llm.train import TrainConfig, _kind
+    from mini_llm.gpt import GPTConfig
+    from mini_llm.workshop.plan import SIZES
+    from mini_llm.workshop.settings import TrainConfig, field_type
     p = argparse.ArgumentParser(prog='train.py', argument_default=argparse.SUPPRESS, epilog=_TRAIN_EXAMPLES,
         description='Train a language model on token files, and save it as a run.',
         formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('--resume', nargs='?', metavar='RUN', help='Go on with a run (default: the newest unfinished)')
     p.add_argument('--reproduce', metavar='RUN', help='Train once more as a finished run was trained')
-    p.add_argument('--preset', choices=['auto', *PRESETS], help='Shape of the network; auto chooses one for the minutes, '
+    p.add_argument('--preset', choices=['auto', *SIZES], help='Size of the model; auto chooses one for the minutes, '
                    'unless flags from --context_length on say otherwise')
     comments = docments(TrainConfig) | docments(GPTConfig)
     for f in _fields():
-        kind = dict(int=int, float=float, str=str, bool=bool)[_kind(f)]
+        kind = field_type(f)
         text = (comments[f.name] or '').replace('%', '%%')
         if kind is bool: p.add_argument(f'--{f.name}', action='store_true', help=text); continue
         if isinstance(f.default, (int, float)): text += f' ({f.default})'
@@ -182,36 +183,37 @@ Ctrl-C saves at the next step. Runs are folders in runs/; none is ever overwritt
 # %% ../../nbs/workshop/commands.ipynb #99545a8f
 def _go_on(given, progress):
     "Go on with a run, or repeat one, which has its settings already"
-    from mini_llm.train import _say, reproduce, resume
+    from mini_llm.train import Team, reproduce, resume
     what = 'resume' if 'resume' in given else 'reproduce'
     path = given.pop(what) or newest_run(finished=False).path
     if given: raise ValueError(f"--{what} takes the settings of {path}, so it comes without other flags, "
                                f"here --{', --'.join(given)}")
-    _say(f"{dict(resume='resuming', reproduce='repeating')[what]} {path}")
+    Team.join().say(f"{dict(resume='resuming', reproduce='repeating')[what]} {path}")
     return dict(resume=resume, reproduce=reproduce)[what](path, progress)
 
 # %% ../../nbs/workshop/commands.ipynb #bb1394c0
 def _start_run(given, progress):
     "Start a new run"
     from mini_llm.gpt import GPTConfig
-    from mini_llm.train import TrainConfig, _say, default_shape, train
+    from mini_llm.train import SIZES, Team, TrainConfig, train
+    say = Team.join().say
     if unfinished := [r for r in all_runs(given.get('runs', 'runs')) if not r.result]:
-        _say(f'note: {unfinished[-1].path} is unfinished; `python train.py --resume` goes on with it')
+        say(f'note: {unfinished[-1].path} is unfinished; `python train.py --resume` goes on with it')
     if 'data' not in given: given['data'] = str(newest_tokens())
     data = load_tokens(given['data'])
     pick = lambda cls: {f.name:given[f.name] for f in dataclasses.fields(cls) if f.name in given}
     cfg,changes,preset = TrainConfig(**pick(TrainConfig)), pick(GPTConfig), given.get('preset', 'auto')
     shape = None
     if cfg.steps or changes or preset != 'auto':
-        shape = default_shape(data.meta['n_vocab'], len(data.train), 'mini' if preset == 'auto' else preset, **changes)
-    _say(f'reading {len(data.train):,} tokens of {cfg.data}')
+        shape = SIZES['mini' if preset == 'auto' else preset] | changes
+    say(f'reading {len(data.train):,} tokens of {cfg.data}')
     return train(cfg, shape, progress)
 
 # %% ../../nbs/workshop/commands.ipynb #bc502f8f
 def _ended(message, code):
     "Say why it ended, once for all processes"
     from mini_llm.train import Team
-    if Team().rank == 0: print(message, file=sys.stderr)
+    if Team.join().rank == 0: print(message, file=sys.stderr)
     return code
 
 # %% ../../nbs/workshop/commands.ipynb #f0bf4f52
@@ -220,31 +222,31 @@ def train_command(
     **defaults, # Used for flags that are not given
 )->int: # Exit code: 0 done, 1 diverged, 2 wrong input, 130 or 143 stopped by a signal
     "The command `train.py`"
-    from mini_llm.train import Diverged, PeerLost, Stopped, _say
+    from mini_llm.train import Diverged, PeerLost, Stopped, Team
     try: return _train(argv, defaults)
     except OSError as e: return _ended(f'train.py: {e.filename}: {e.strerror}' if e.filename else f'train.py: {e}', 2)
     except ValueError as e: return _ended(f'train.py: {e}', 2)
     except Diverged as e: return _ended(f'train.py: {e}', 1)
     except PeerLost as e: print(f'train.py: {e}', file=sys.stderr); return 1
-    except Stopped as e: _say(str(e)); return e.exit_code
+    except Stopped as e: Team.join().say(str(e)); return e.exit_code
     except KeyboardInterrupt: return _ended('stopped before anything was to be saved', 130)
 
 # %% ../../nbs/workshop/commands.ipynb #c819a00c
 def _train(argv, defaults):
     "The command, without its errors"
-    import torch.distributed as dist
-    from mini_llm.train import Team, _say
+    from mini_llm.train import Team
     if hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(errors='replace')   # for terminals without ñ
     given,progress = vars(_train_parser().parse_args(argv)), sys.stderr.isatty()
     if 'steps' in given: defaults.pop('minutes', None)   # one length is enough
     if 'minutes' in given: defaults.pop('steps', None)
     kept = {'resume', 'reproduce'} & set(given)
     run = _go_on(given, progress) if kept else _start_run(defaults | given, progress)
-    r = Team().tell(lambda: run.result)
-    _say(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
+    team = Team.join()
+    r = team.broadcast(lambda: run.result)
+    team.say(f"{run.path}: {r['bits_per_byte']:.2f} bits per byte after {r['steps']} steps "
          f"(best on validation: {r['best']['bits_per_byte']:.2f} after {r['best']['step']})\n\n"
          f'    python generate.py "En un lugar de la Mancha" --run {run.path}\n')
-    if Team().size > 1: dist.barrier(); dist.destroy_process_group()
+    team.leave()
     return 0
 
 # %% ../../nbs/workshop/commands.ipynb #3f27765b

@@ -46,9 +46,15 @@ def settings(self:Run)->dict: # The contents of `train.json`
 
 # %% ../../nbs/workshop/run.ipynb #6842a769
 @patch(as_prop=True)
+def tokenizer_file(self:Run)->Path: # `tokenizer.bpe`, or what older runs have
+    "Where the run keeps its tokenizer; not under SentencePiece's name, which other libraries would try to read"
+    old = self.path/'tokenizer.model'
+    return old if old.exists() else self.path/'tokenizer.bpe'
+
+@patch(as_prop=True)
 def tokenizer(self:Run)->Tokenizer: # The tokenizer the model was trained with
     "Load the run's own copy of the tokenizer"
-    return Tokenizer.load(self.path/'tokenizer.model')
+    return Tokenizer.load(self.tokenizer_file)
 
 # %% ../../nbs/workshop/run.ipynb #b48ec284
 @patch(as_prop=True)
@@ -126,7 +132,7 @@ def plot_loss(self:Run,
         compressor = name in ('bzip2', 'xz')
         ax.axhline(bits, color='C3' if compressor else '0.35', ls='--' if compressor else ':', lw=1, label=name)
     ax.plot(steps, [o*per_byte for o in smooth([m['loss'] for m in rows])], color='0.55', label='training')
-    ax.plot([m['step'] for m in evals], [m['val_bits'] for m in evals], 'o-', ms=4, label='model')
+    ax.plot([m['step'] for m in evals], [m['val_bits'] for m in evals], 'o-', ms=4, label='validation')
     ends = [y for o in ax.lines for y in o.get_ydata()[-1:]] + [m['val_bits'] for m in evals[:1]]
     if ends: ax.set_ylim(min(ends)-.3, max(ends)+.3)
     ax.set(xlabel='step', ylabel='bits per byte', title=self.path.name)
