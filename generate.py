@@ -1,4 +1,5 @@
 "Let a trained model write: `python generate.py \"En un lugar de la Mancha\"`, or `--help` for more"
-from mini_llm.generate import main
+try: from mini_llm.workshop.commands import generate_command
+except KeyboardInterrupt: raise SystemExit(130)     # Ctrl-C before anything has begun
 
-if __name__ == '__main__': raise SystemExit(main())
+if __name__ == '__main__': raise SystemExit(generate_command())

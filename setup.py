@@ -16,5 +16,6 @@ setup(
                  'Programming Language :: Python :: 3'],
     packages=find_packages(include=[s['lib_name'], f"{s['lib_name']}.*"]), package_data={s['lib_name']: ['*.txt']},
     python_requires=f">={s['min_python']}",
+    entry_points=dict(console_scripts=s['console_scripts'].split()),
     install_requires=s['requirements'].split('\n')[1:],
     extras_require=dict(dev=s['dev_requirements'].split('\n')[1:]))

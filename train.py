@@ -1,5 +1,5 @@
 "Train a language model on token files: `python train.py --help` explains, `python train.py` just does it"
-try: from mini_llm.train import main
+try: from mini_llm.workshop.commands import train_command
 except KeyboardInterrupt: raise SystemExit(130)     # Ctrl-C before anything has begun
 
 # Edit these, or give any of them as a flag: python train.py --minutes 10 --preset small
@@ -13,4 +13,4 @@ hyper_parameters = dict(
     seed=0,
 )
 
-if __name__ == '__main__': raise SystemExit(main(**hyper_parameters))
+if __name__ == '__main__': raise SystemExit(train_command(**hyper_parameters))

@@ -17,7 +17,8 @@ import torch
 from common import race, report, row
 from transformers import Qwen3ForCausalLM
 
-from mini_llm.engine.decoding import Decoder, read_tensors
+from mini_llm.engine.decoding import Decoder
+from mini_llm.engine.layout import load_model
 from mini_llm.generate import Sampling, generate_batch, generate_ids
 from mini_llm.gpt import GPT, GPTConfig
 from mini_llm.workshop.run import Run, bits_per_byte, newest_run
@@ -47,8 +48,8 @@ def write_gguf(folder, cfg, kind):
     w.add_vocab_size(cfg.vocab_size)
     w.add_tokenizer_model('none')
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, cfg.n_layer)
-    for name, x in read_tensors(f'{folder}/model.safetensors').items():
-        name = names.get_name(name, try_suffixes=('.weight',))
+    for name, x in load_model(folder)[1].items():
+        name = names.get_name(f"model.{name}", try_suffixes=('.weight',))
         if x.ndim == 1: w.add_tensor(name, x)
         else: w.add_tensor(name, gguf.quants.quantize(x, q), raw_dtype=q)
     w.write_header_to_file()
@@ -75,7 +76,7 @@ def hf_ids(model, n=1, **settings):
 
 def one_stream(decoders, theirs, llamas):
     "Text beside transformers (its faster precision) and llama.cpp (at equal precision)"
-    def ours(d): return list(generate_ids(d, PROMPT, NEW, SAMPLING, seed=0))
+    def ours(d): return list(generate_ids(d, PROMPT, NEW, seed=0, sampling=SAMPLING))
     runs = {name: partial(ours, d) for name, d in decoders.items()}
     sample = dict(do_sample=True, top_k=50, temperature=.8)
     runs |= {f'hf {name}': partial(hf_ids, m, **sample) for name, m in theirs.items()}
@@ -93,7 +94,7 @@ def one_stream(decoders, theirs, llamas):
 
 def many_streams(decoders, theirs):
     prompts = [PROMPT]*STREAMS
-    def ours(d): return generate_batch(d, prompts, NEW, SAMPLING, seeds=range(STREAMS))
+    def ours(d): return generate_batch(d, prompts, NEW, seeds=range(STREAMS), sampling=SAMPLING)
     runs = {name: partial(ours, d) for name, d in decoders.items()}
     sample = dict(do_sample=True, top_k=50, temperature=.8)
     runs |= {f'hf {name}': partial(hf_ids, m, STREAMS, **sample) for name, m in theirs.items()}
@@ -108,7 +109,7 @@ def beside_a_busy_program(decoders):
     "One stream while another process keeps a core busy, as a share of its speed without"
     def tokens_per_second(decoder):
         t = time.perf_counter()
-        for _ in range(3): list(generate_ids(decoder, PROMPT, NEW, SAMPLING, seed=0))
+        for _ in range(3): list(generate_ids(decoder, PROMPT, NEW, seed=0, sampling=SAMPLING))
         return 3*NEW / (time.perf_counter() - t)
     for name, decoder in decoders.items():
         quiet = tokens_per_second(decoder)
@@ -182,9 +183,9 @@ def main():
             llamas = {k: llama_cpp.Llama(write_gguf(folder, cfg, k), **settings) for k in kinds}
         else: print('left out: llama.cpp')
         greedy = hf_ids(theirs['float32'], do_sample=False)[0]
-        assert list(generate_ids(model, PROMPT, NEW, GREEDY)) == greedy
-        assert list(generate_ids(decoders['float32'], PROMPT, NEW, GREEDY)) == greedy
-        assert generate_batch(decoders['float32'], [PROMPT]*STREAMS, NEW, GREEDY) == [greedy]*STREAMS
+        assert list(generate_ids(model, PROMPT, NEW, sampling=GREEDY)) == greedy
+        assert list(generate_ids(decoders['float32'], PROMPT, NEW, sampling=GREEDY)) == greedy
+        assert generate_batch(decoders['float32'], [PROMPT]*STREAMS, NEW, sampling=GREEDY) == [greedy]*STREAMS
         if llamas: assert llama_ids(llamas['F32'], greedy=True) == greedy
         rows = [*one_stream(decoders, theirs, llamas), *prefill(decoders, model), *many_streams(decoders, theirs),
                 *beside_a_busy_program(decoders)]

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['softmax', 'with_temperature', 'top_k_only', 'top_p_only', 'min_p_only', 'penalise', 'Sampling', 'draw', 'window',
-           'next_logits', 'generate_ids', 'load', 'generate_batch', 'until', 'stream', 'generate', 'Text',
-           'generate_texts', 'main']
+           'next_logits', 'Chooser', 'written', 'generate_ids', 'load', 'ready', 'until', 'stream', 'generate',
+           'generate_batch', 'Text', 'generate_texts', 'main']
 
 # %% ../nbs/05_generate.ipynb #be585b1e
 from collections.abc import Callable, Iterable, Iterator
@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .bpe import Tokenizer
+from .bpe import Tokenizer, as_ids
+from .engine.checks import number
 from .engine.decoding import Decoder, Unsupported
-from .workshop.run import Run
+from .workshop.run import Run, command
 
 # %% ../nbs/05_generate.ipynb #f48292c8
 def softmax(
@@ -35,7 +36,7 @@ def with_temperature(
 )->np.ndarray: # Scores (n,)
     "Sharpen or flatten the distribution"
     if temperature == 0: return np.where(np.arange(len(logits)) == logits.argmax(), 0., -np.inf)
-    with np.errstate(over='ignore'): return (logits - logits.max()) / temperature   # shifted, so that only -inf can come of it
+    with np.errstate(over='ignore'): return (logits - logits.max()) / temperature    # shifted: at worst -inf
 
 # %% ../nbs/05_generate.ipynb #17384003
 def top_k_only(
@@ -95,17 +96,24 @@ class Sampling:
 
     def __post_init__(self):
         limits = dict(temperature=(0,100), top_k=(0,10**9), top_p=(0,1), min_p=(0,1), repetition_penalty=(0.01,100))
-        for k,(low,high) in limits.items():
-            if not low <= (v := getattr(self, k)) <= high: raise ValueError(f"{k}={v} must be from {low} to {high}")
+        for name,(least,most) in limits.items():
+            kind = type(getattr(Sampling, name))
+            object.__setattr__(self, name, number(name, getattr(self, name), kind, least=least, most=most))
 
 # %% ../nbs/05_generate.ipynb #c776d7f1
+def _sound(logits):
+    "The scores, if there is anything to choose from"
+    if np.isfinite(best := logits.max()): return logits
+    raise ValueError(f"the highest score of the next token is {best}, so nothing can be drawn; "
+                     "has the model's training diverged?")
+
 @patch
 def candidates(self:Sampling,
     logits:np.ndarray, # Scores (n,)
     seen:np.ndarray, # Ids of prompt and text so far, or for each id whether it occurred (bool)
 )->tuple[np.ndarray,np.ndarray]: # Ids that are possible, in order, and their probabilities
     "The distribution from which the next token is drawn"
-    x = logits
+    x = _sound(logits)
     if self.repetition_penalty != 1: x = penalise(x.astype(np.float64), seen, self.repetition_penalty)
     if self.temperature == 0: return np.array([x.argmax()]), np.ones(1)
     ids = np.flatnonzero(top_k_only(x, self.top_k) != -np.inf)
@@ -114,6 +122,7 @@ def candidates(self:Sampling,
     left = x != -np.inf
     return ids[left], softmax(x[left])
 
+# %% ../nbs/05_generate.ipynb #515de83c
 @patch
 def probabilities(self:Sampling,
     logits:np.ndarray, # Scores (n,)
@@ -134,69 +143,119 @@ def draw(
     ends = np.cumsum(probs)
     return int(np.searchsorted(ends, rng.random() * ends[-1], side='right'))
 
-# %% ../nbs/05_generate.ipynb #4022fe14
-def _scores(model, ids, cache):
-    "Scores (n,) of what follows `ids`, without dropout, whatever mode the model is in"
-    if isinstance(model, Decoder): return model(ids, cache)
-    import torch
-    was = model.training
-    model.eval()
-    with torch.no_grad(): logits = model(torch.tensor([ids], device=model.embed_tokens.weight.device), cache)[0,-1]
-    model.train(was)
-    return logits.float().cpu().numpy()
-
 # %% ../nbs/05_generate.ipynb #905324b1
+def _reading(held, limit):
+    "The rule of `window`, from the ids that are held on"
+    new,afresh = held,True
+    while True:
+        chosen = yield new,afresh
+        held,new,afresh = [*held, chosen],[chosen],False
+        if len(held) > limit:
+            held = new = held[-max(1, limit//2):]
+            afresh = True
+
 def window(
     ids:Iterable[int], # Prompt, at least one id; of a long one, the last window counts
     limit:int, # Most tokens the model sees at once
 )->Iterator[tuple[list[int],bool]]: # Ids to read, and whether the cache begins anew; `send` the id that was chosen
     "What to read next; a full window forgets its older half"
-    held = new = list(ids)[-limit:]
-    if not held: raise ValueError("the prompt has no tokens; give the model at least one to start from")
-    afresh = True
-    while True:
-        chosen = yield new, afresh
-        held,new,afresh = [*held, chosen], [chosen], False
-        if len(held) > limit: held,new,afresh = *[held[-max(1, limit//2):]]*2, True
+    ids = as_ids(ids).tolist()
+    if not ids: raise ValueError("the prompt has no tokens; give the model at least one to start from")
+    return _reading(ids[-limit:], limit)
+
+# %% ../nbs/05_generate.ipynb #4022fe14
+def _scores(model, ids, cache):
+    "Scores (n,) of what follows `ids`, without dropout, whatever mode the model is in"
+    if isinstance(model, Decoder): return model(ids, cache)
+    import torch
+    from mini_llm.engine.device import reading
+    with reading(model): logits = model(torch.tensor([ids], device=model.embed_tokens.weight.device), cache)[0,-1]
+    return logits.float().cpu().numpy()
 
 # %% ../nbs/05_generate.ipynb #229ad240
-def next_logits(
-    model:'GPT|Decoder', # Any model
-    ids:Iterable[int], # Prompt, at least one id; of a long one, the last window counts
-)->Iterator[np.ndarray]: # Scores (n,) of the next token; `send` the id that was chosen
-    "Ask the model again and again, with a cache, past the context window too"
-    reading = window(ids, model.cfg.context_length)
-    new,afresh = next(reading)
+def _known(model, ids):
+    "Ids as a list, if the model knows all of them"
+    ids = as_ids(ids)
+    n = model.cfg.vocab_size
+    if len(ids) == 0 or 0 <= ids.min() <= ids.max() < n: return ids.tolist()
+    raise ValueError(f"ids from {ids.min()} to {ids.max()} do not fit vocab_size={n}; "
+                     "were they made with another tokenizer?")
+
+def _asked(model, steps):
+    "Scores for each step of `window`"
+    new,afresh = next(steps)
     while True:
         if afresh: cache = model.new_cache()
         chosen = yield _scores(model, new, cache)
-        new,afresh = reading.send(chosen)
+        new,afresh = steps.send(chosen)
+
+def next_logits(
+    model:'GPT|Decoder', # Any model
+    prompt:Iterable[int], # At least one id; of a long prompt, the last window counts
+)->Iterator[np.ndarray]: # Scores (n,) of the next token; `send` the id that was chosen
+    "Ask the model again and again, with a cache, past the context window too"
+    return _asked(model, window(_known(model, prompt), model.cfg.context_length))
+
+# %% ../nbs/05_generate.ipynb #2432d61f
+class Chooser:
+    "Draws the tokens of one text"
+    def __init__(self,
+        prompt:list[int], # Ids that were there before
+        vocab_size:int, # How many ids there are
+        sampling:Sampling=Sampling(), # How to choose
+        seed:int|None=None, # The same seed, the same choices (default: different ones each time)
+        end:Iterable[int]=(), # Ids that end the text
+        given:Iterable[int]=(), # Ids the text must begin with, whatever is drawn
+    ):
+        self.seen,self.sampling = np.isin(np.arange(vocab_size), prompt),sampling
+        self.rng = np.random.default_rng(None if seed is None else number('seed', seed, least=0))
+        self.end,self.given = frozenset(end),iter(given)
+
+    def __call__(self,
+        logits:np.ndarray, # Scores of the next token, (vocab_size,)
+    )->int|None: # Its id, or None if it ends the text
+        "Choose the next token"
+        ids,probs = self.sampling.candidates(logits, self.seen)
+        drawn = int(ids[draw(probs, self.rng)])
+        chosen = next(self.given, drawn)
+        self.seen[chosen] = True
+        return None if chosen in self.end else chosen
+
+# %% ../nbs/05_generate.ipynb #9661ac16
+def written(
+    asked:Iterator[np.ndarray], # From `next_logits`
+    choose:Chooser, # Says which token comes, or that the text ends
+    max_new_tokens:int, # Stop after so many
+)->Iterator[tuple[int,np.ndarray]]: # New ids, one at a time, each with the scores it was chosen from
+    "Ask and choose in turn"
+    chosen = None
+    for _ in range(max_new_tokens):
+        logits = asked.send(chosen)
+        if (chosen := choose(logits)) is None: return
+        yield chosen, logits
 
 # %% ../nbs/05_generate.ipynb #66028155
-def _check(ids, max_new_tokens):
-    if max_new_tokens < 0: raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 0")
-    if np.ndim(ids) != 1: raise ValueError(f"a prompt is a list of ids in one dimension, not of shape {np.shape(ids)}")
-
-def _seen(model, ids): return np.isin(np.arange(model.cfg.vocab_size), ids)    # for each id of the vocabulary, (n,)
+def _settings(sampling, fields):
+    "One `Sampling`, from an object or from its fields"
+    if sampling is None: return Sampling(**fields)
+    if not isinstance(sampling, Sampling): raise ValueError(f"sampling={sampling!r} must be a `Sampling`")
+    if fields: raise ValueError(f"give either sampling= or {', '.join(f'{k}=' for k in fields)}, not both")
+    return sampling
 
 def generate_ids(
     model:'GPT|Decoder', # Any model
-    ids:list[int], # Prompt: a list, an array or a tensor with one dimension
+    prompt:Iterable[int], # A list, an array or a tensor with one dimension
     max_new_tokens:int=200, # Stop after so many
-    sampling:Sampling=Sampling(), # How to choose
+    *,
     seed:int|None=None, # The same seed, the same tokens (default: different ones each time)
     end:Iterable[int]=(), # Ids that end the text; they are not yielded
+    sampling:Sampling|None=None, # How to choose
+    **fields, # The same by name: temperature, top_k, top_p, min_p, repetition_penalty
 )->Iterator[int]: # New ids, one at a time
     "Continue a prompt token by token"
-    _check(ids, max_new_tokens)
-    ids,end,rng = [int(i) for i in ids], set(end), np.random.default_rng(seed)
-    asked,chosen,seen = next_logits(model, ids), None, _seen(model, ids)
-    for _ in range(max_new_tokens):
-        possible,probs = sampling.candidates(asked.send(chosen), seen)
-        chosen = int(possible[draw(probs, rng)])
-        if chosen in end: return
-        seen[chosen] = True
-        yield chosen
+    ids,n = _known(model, prompt),number('max_new_tokens', max_new_tokens, least=0)
+    choose = Chooser(ids, model.cfg.vocab_size, _settings(sampling, fields), seed, end)
+    return (i for i,_ in written(next_logits(model, ids), choose, n))
 
 # %% ../nbs/05_generate.ipynb #35be32f7
 def load(
@@ -208,57 +267,35 @@ def load(
     run = run if isinstance(run, Run) else Run(run)
     folder = run.path/'best' if best else run.path
     if not (folder/'model.safetensors').exists():
-        raise ValueError(f"{folder} has no weights yet; `python train.py --resume {run.path}` trains on")
+        raise ValueError(f"{folder} has no weights yet; `{command('train', '--resume', run.path)}` trains on")
     try: return Decoder(folder, precision), run.tokenizer
     except Unsupported:
         from mini_llm.gpt import GPT
         return GPT.load(folder).eval(), run.tokenizer
 
-# %% ../nbs/05_generate.ipynb #93958fb3
-def _until_stopped(ids, stopped):
-    "Ids up to the one with which `stopped` is content"
-    res = []
-    for i in ids:
-        res.append(i)
-        if stopped(res): break
-    return res
-
-# %% ../nbs/05_generate.ipynb #bb842280
-def generate_batch(
-    model:Decoder, # From `load`
-    prompts:list[list[int]], # Token ids of each prompt
-    max_new_tokens:int=200, # Stop each after so many
-    sampling:Sampling=Sampling(), # How to choose
-    seeds:list[int]|None=None, # One for each (default: different texts each time)
-    end:Iterable[int]=(), # Ids that end a text; not part of it
-    stopped:Callable[[list[int]],bool]=lambda ids: False, # Whether a text is to end, given its new ids
-)->list[list[int]]: # New ids of each
-    "Continue several prompts at once"
-    for ids in prompts: _check(ids, max_new_tokens)
-    seeds,end = [None]*len(prompts) if seeds is None else list(seeds), set(end)
-    if len(seeds) != len(prompts): raise ValueError(f"{len(seeds)} seeds do not fit {len(prompts)} prompts; give one for each")
-    if not isinstance(model, Decoder):
-        return [_until_stopped(generate_ids(model, p, max_new_tokens, sampling, s, end), stopped) for p,s in zip(prompts, seeds)]
-    ids,rngs = [[int(i) for i in p] for p in prompts], [np.random.default_rng(s) for s in seeds]
-    seen,res = [_seen(model, p) for p in ids], [[] for _ in ids]
-    reading,cache = [window(p, model.cfg.context_length) for p in ids], model.new_cache(len(ids))
-    new = [next(r) for r in reading]
-    for _ in range(max_new_tokens):
-        live = [s for s,(o,_) in enumerate(new) if o]
-        if not live: break
-        for s in live:
-            if new[s][1]: cache.lengths[s] = 0
-        for s,scores in zip(live, model.feed([o for o,_ in new], cache)):
-            possible,probs = sampling.candidates(scores, seen[s])
-            chosen = int(possible[draw(probs, rngs[s])])
-            if chosen not in end: res[s].append(chosen); seen[s][chosen] = True
-            new[s] = ([],False) if chosen in end or stopped(res[s]) else reading[s].send(chosen)
-    return res
+# %% ../nbs/05_generate.ipynb #74c8be1f
+def ready(
+    model:'GPT|Decoder|Run|str|Path', # A model in memory, or a run (or its folder)
+    tokenizer:Tokenizer|None=None, # Of a model in memory; a run has its own
+    best:bool=False, # Of a run: the best evaluation's weights instead of the last checkpoint's
+    precision:str|None=None, # Of a run's weights: 'float32', or for speed 'bfloat16' or 'int8' (default: 'float32')
+)->'tuple[Decoder|GPT,Tokenizer|None]': # What writes fastest, and its tokenizer
+    "Whatever was given, ready to generate"
+    if isinstance(model, (Run,str,Path)):
+        if tokenizer is not None: raise ValueError("a run has a tokenizer of its own: leave tokenizer= out")
+        return load(model, best, 'float32' if precision is None else precision)
+    if best or precision is not None:
+        raise ValueError("best= and precision= choose among the weights in a run's folder; this model is in memory")
+    if isinstance(model, Decoder): return model, tokenizer
+    try: return Decoder.of(model), tokenizer
+    except Unsupported: return model, tokenizer
 
 # %% ../nbs/05_generate.ipynb #6da6ae4f
 def _stops(stops):
     "A list of stop strings, none of them empty"
     stops = [stops] if isinstance(stops, str) else list(stops)
+    for o in stops:
+        if not isinstance(o, str): raise ValueError(f"a stop string is text, not {o!r}")
     if '' in stops: raise ValueError("a stop string is empty, and would end the text before it begins")
     return stops
 
@@ -268,12 +305,8 @@ def _held(text, stops):
     return max(sizes, default=0)
 
 # %% ../nbs/05_generate.ipynb #e097254f
-def until(
-    pieces:Iterable[str], # Text as it comes
-    stops:Iterable[str]=(), # Where to end; not shown themselves
-)->Iterator[str]: # Text up to the first stop string
-    "Pass text on until a stop string has come, never showing a part of it"
-    stops,waiting = _stops(stops), ''
+def _up_to(pieces, stops):
+    waiting = ''
     for piece in pieces:
         waiting += piece
         found = [at for s in stops if (at := waiting.find(s)) >= 0]
@@ -283,43 +316,120 @@ def until(
         waiting = waiting[len(ready):]
     if waiting: yield waiting
 
+def until(
+    pieces:Iterable[str], # Text as it comes
+    stops:Iterable[str]=(), # Where to end; not shown themselves
+)->Iterator[str]: # Text up to the first stop string
+    "Pass text on until a stop string has come, never showing a part of it"
+    return _up_to(pieces, _stops(stops))
+
 # %% ../nbs/05_generate.ipynb #ad803b92
+def _with_words(model, tokenizer, best=False, precision=None):
+    "A model and the tokenizer that it needs for text"
+    model,tokenizer = ready(model, tokenizer, best, precision)
+    if tokenizer is not None: return model, tokenizer
+    raise ValueError("a model alone cannot read text: give tokenizer=, or a prompt of token ids to `generate`")
+
 def stream(
-    model:'GPT|Decoder|Run|str|Path', # A model, or a run (or its folder) with its tokenizer
+    model:'GPT|Decoder|Run|str|Path', # A model, or a run (or its folder)
     prompt:str, # Text to go on with; not repeated
     max_new_tokens:int=200, # Stop after so many tokens
+    *,
     seed:int|None=None, # The same seed, the same text (default: another text each time)
-    stop:Iterable[str]=(), # End before the first of these strings
-    tokenizer:Tokenizer|None=None, # For a model; a run has its own
-    precision:str='float32', # For a run: 'float32', 'bfloat16' or 'int8'
-    **sampling, # Fields of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty
+    stop:str|Iterable[str]=(), # End before the first of these strings
+    tokenizer:Tokenizer|None=None, # Of a model; a run has its own
+    best:bool=False, # Of a run: the best evaluation's weights instead of the last checkpoint's
+    precision:str|None=None, # Of a run's weights: 'float32' (the default), 'bfloat16' or 'int8'
+    sampling:Sampling|None=None, # How to choose
+    **fields, # The same by name: temperature, top_k, top_p, min_p, repetition_penalty
 )->Iterator[str]: # Text as it comes, in whole characters
     "Write on from a prompt, piece by piece"
-    settings = Sampling(**sampling)
-    if isinstance(model, (Run,str,Path)): model,tokenizer = load(model, precision=precision)
-    if tokenizer is None:
-        raise ValueError("a model alone cannot read text: give its tokenizer too, or give token ids to `generate`")
-    ids = tokenizer.encode(prompt or '\n')
-    new = generate_ids(model, ids, max_new_tokens, settings, seed, end=tokenizer.special_tokens.values())
-    yield from until(tokenizer.decode_stream(new), stop)
+    settings,stops = _settings(sampling, fields),_stops(stop)
+    model,tokenizer = _with_words(model, tokenizer, best, precision)
+    end = tokenizer.special_tokens.values()
+    new = generate_ids(model, tokenizer.encode(prompt or '\n'), max_new_tokens, seed=seed, end=end, sampling=settings)
+    return until(tokenizer.decode_stream(new), stops)
 
 # %% ../nbs/05_generate.ipynb #73ef06d0
 def generate(
-    model:'GPT|Decoder|Run|str|Path', # A model, or a run (or its folder) with its tokenizer
-    prompt:str|list[int], # Text, or token ids, which go on past special tokens (`generate_ids` can end at them)
+    model:'GPT|Decoder|Run|str|Path', # A model, or a run (or its folder)
+    prompt:str|Iterable[int], # Text, or token ids, which go on past special tokens (`generate_ids` can end at them)
     max_new_tokens:int=200, # Stop after so many tokens
+    *,
     seed:int|None=None, # The same seed, the same result (default: another each time)
-    stop:Iterable[str]=(), # End before the first of these strings (text only)
-    tokenizer:Tokenizer|None=None, # For a model and text; a run has its own
-    precision:str='float32', # For a run: 'float32', 'bfloat16' or 'int8'
-    **sampling, # Fields of `Sampling`: temperature, top_k, top_p, min_p, repetition_penalty
+    stop:str|Iterable[str]=(), # End before the first of these strings (text only)
+    tokenizer:Tokenizer|None=None, # Of a model, for text; a run has its own
+    best:bool=False, # Of a run: the best evaluation's weights instead of the last checkpoint's
+    precision:str|None=None, # Of a run's weights: 'float32' (the default), 'bfloat16' or 'int8'
+    sampling:Sampling|None=None, # How to choose
+    **fields, # The same by name: temperature, top_k, top_p, min_p, repetition_penalty
 )->str|np.ndarray: # What comes after the prompt: text for text, ids (int32) for ids
     "Write on from a prompt"
-    if isinstance(prompt, str):
-        return ''.join(stream(model, prompt, max_new_tokens, seed, stop, tokenizer, precision, **sampling))
+    same = dict(seed=seed, sampling=_settings(sampling, fields))
+    if isinstance(prompt, str): return ''.join(stream(
+        model, prompt, max_new_tokens, stop=stop, tokenizer=tokenizer, best=best, precision=precision, **same))
     if stop: raise ValueError("stop strings need a prompt that is text; `generate_ids(..., end=...)` ends at a token")
-    if isinstance(model, (Run,str,Path)): model,_ = load(model, precision=precision)
-    return np.fromiter(generate_ids(model, prompt, max_new_tokens, Sampling(**sampling), seed), np.int32)
+    model,_ = ready(model, tokenizer, best, precision)
+    return np.fromiter(generate_ids(model, prompt, max_new_tokens, **same), np.int32)
+
+# %% ../nbs/05_generate.ipynb #93958fb3
+def _alone(model, prompt, choose, n, stopped):
+    "The new ids of one prompt, up to the one with which `stopped` is content"
+    res = []
+    for i,_ in written(next_logits(model, prompt), choose, n):
+        res.append(i)
+        if stopped(res): break
+    return res
+
+def _together(model, prompts, choosers, n, stopped):
+    "The new ids of each prompt, all of them one step at a time"
+    steps,cache = [window(p, model.cfg.context_length) for p in prompts], model.new_cache(len(prompts))
+    new,res = [next(o) for o in steps], [[] for _ in prompts]
+    for _ in range(n):
+        live = [s for s,(o,_) in enumerate(new) if o]
+        if not live: break
+        for s in live:
+            if new[s][1]: cache.lengths[s] = 0
+        for s,scores in zip(live, model.feed([o for o,_ in new], cache)):
+            chosen = choosers[s](scores)
+            if chosen is not None: res[s].append(chosen)
+            new[s] = ([],False) if chosen is None or stopped(res[s]) else steps[s].send(chosen)
+    return res
+
+# %% ../nbs/05_generate.ipynb #bb842280
+def generate_batch(
+    model:'Decoder|GPT', # From `load`
+    prompts:Iterable[Iterable[int]], # Token ids of each prompt
+    max_new_tokens:int=200, # Stop each after so many
+    *,
+    seeds:Iterable[int]|None=None, # One for each (default: different texts each time)
+    end:Iterable[int]=(), # Ids that end a text; not part of it
+    stopped:Callable[[list[int]],bool]=lambda ids: False, # Whether a text is to end, given its new ids
+    sampling:Sampling|None=None, # How to choose
+    **fields, # The same by name: temperature, top_k, top_p, min_p, repetition_penalty
+)->list[list[int]]: # New ids of each
+    "Continue several prompts at once"
+    prompts,n = [_known(model, p) for p in prompts],number('max_new_tokens', max_new_tokens, least=0)
+    seeds,settings = [None]*len(prompts) if seeds is None else list(seeds),_settings(sampling, fields)
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds do not fit {len(prompts)} prompts; give one for each")
+    choosers = [Chooser(p, model.cfg.vocab_size, settings, s, end) for p,s in zip(prompts, seeds)]
+    if isinstance(model, Decoder): return _together(model, prompts, choosers, n, stopped)
+    return [_alone(model, p, choose, n, stopped) for p,choose in zip(prompts, choosers)]
+
+# %% ../nbs/05_generate.ipynb #9e2c9c73
+def _stopper(tokenizer, stops):
+    "A function that says whether the last of some ids have completed one of `stops`"
+    stops = [o.encode() for o in stops]
+    longest = max(map(len, stops), default=0)
+    return lambda ids: any(o in tokenizer.decode_bytes(ids[-longest:]) for o in stops)
+
+def _told(tokenizer, prompt, seed, new, stops, max_new_tokens):
+    "A `Text` of new ids"
+    whole = tokenizer.decode(new)
+    text = ''.join(until([whole], stops))
+    ended = 'stop' if text != whole else 'length' if len(new) == max_new_tokens else 'end'
+    return Text(prompt, text, seed, len(new), ended)
 
 # %% ../nbs/05_generate.ipynb #bc47a919
 class Text(NamedTuple):
@@ -330,34 +440,27 @@ class Text(NamedTuple):
     tokens:int # How many the model has written, those of a stop string too
     ended:str # Why: 'length', 'stop' (a stop string) or 'end' (the model wrote a special token)
 
-# %% ../nbs/05_generate.ipynb #9e2c9c73
-def _stopper(tokenizer, stops):
-    "A function that says whether the last of some ids have completed one of `stops`"
-    stops = [o.encode() for o in stops]
-    longest = max(map(len, stops), default=0)
-    return lambda ids: any(o in tokenizer.decode_bytes(ids[-longest:]) for o in stops)
-
 # %% ../nbs/05_generate.ipynb #9901e97c
 def generate_texts(
-    model:'Decoder|GPT', # From `load`
-    tokenizer:Tokenizer, # From `load`, too
-    prompts:list[str], # What to go on with
-    seeds:list[int]|None=None, # One for each (default: different texts each time)
+    model:'GPT|Decoder|Run|str|Path', # A model, or a run (or its folder)
+    prompts:Iterable[str], # What to go on with
     max_new_tokens:int=200, # Stop each after so many
-    stop:Iterable[str]=(), # End each before the first of these strings
-    sampling:Sampling=Sampling(), # How to choose
+    *,
+    seeds:Iterable[int]|None=None, # One for each (default: different texts each time)
+    stop:str|Iterable[str]=(), # End each before the first of these strings
+    tokenizer:Tokenizer|None=None, # Of a model; a run has its own
+    best:bool=False, # Of a run: the best evaluation's weights instead of the last checkpoint's
+    precision:str|None=None, # Of a run's weights: 'float32' (the default), 'bfloat16' or 'int8'
+    sampling:Sampling|None=None, # How to choose
+    **fields, # The same by name: temperature, top_k, top_p, min_p, repetition_penalty
 )->list[Text]: # One for each prompt
     "Write on from several prompts at once"
-    stop,seeds = _stops(stop), [None]*len(prompts) if seeds is None else list(seeds)
-    ids = [tokenizer.encode(o or '\n') for o in prompts]
-    new = generate_batch(model, ids, max_new_tokens, sampling, seeds, tokenizer.special_tokens.values(), _stopper(tokenizer, stop))
-    res = []
-    for prompt,seed,o in zip(prompts, seeds, new):
-        whole = tokenizer.decode(o)
-        text = ''.join(until([whole], stop))
-        ended = 'stop' if text != whole else 'length' if len(o) == max_new_tokens else 'end'
-        res.append(Text(prompt, text, seed, len(o), ended))
-    return res
+    settings,stops,prompts = _settings(sampling, fields),_stops(stop),list(prompts)
+    model,tokenizer = _with_words(model, tokenizer, best, precision)
+    seeds = [None]*len(prompts) if seeds is None else list(seeds)
+    new = generate_batch(model, [tokenizer.encode(o or '\n') for o in prompts], max_new_tokens, seeds=seeds,
+                         end=tokenizer.special_tokens.values(), stopped=_stopper(tokenizer, stops), sampling=settings)
+    return [_told(tokenizer, *o, stops, max_new_tokens) for o in zip(prompts, seeds, new)]
 
 # %% ../nbs/05_generate.ipynb #771c6533
 def main(

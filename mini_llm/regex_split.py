@@ -31,31 +31,40 @@ def _first_gap(text, compiled):
 # %% ../nbs/00_regex_split.ipynb #b9ddd6e7
 def _matches(text, compiled):
     "The matches in a text, of which they must leave nothing out"
-    chunks = [m[0] for m in compiled.finditer(text)] if compiled.groups else compiled.findall(text)
+    if compiled.groups: chunks = [m[0] for m in compiled.finditer(text)]
+    else: chunks = compiled.findall(text)
     if sum(map(len, chunks)) != len(text):
         start,end = _first_gap(text, compiled)
-        raise ValueError(f"the pattern drops {text[start:end][:40]!r} at character {start}; add an alternative that "
-                         f"matches it, such as |[\\s\\S] at the end of {compiled.pattern!r}")
+        raise ValueError(f"the pattern drops {text[start:end][:40]!r} at character {start}; "
+                         "add an alternative that matches it, such as |[\\s\\S] "
+                         f"at the end of {compiled.pattern!r}")
     return [o for o in chunks if o]
 
 # %% ../nbs/00_regex_split.ipynb #63d0c56e
 _SAMPLES = [chr(i) for i in range(128)] + list(
     'ñÑǅʰ中\u0301\u0903\u20dd٣Ⅷ½‿—«»¿€\u00a0\u0085\u2028\u2029\u200d\ue000😀\u0378\ufffd')
+_PAIRS = ''.join(a+b for a,b in product(_SAMPLES, _SAMPLES))
 
+@lru_cache(maxsize=16)
+def _compiled(pattern):
+    "A pattern that has been tried"
+    try: res = regex.compile(pattern)
+    except regex.error as e:
+        raise ValueError(f"the pattern {pattern!r} does not compile: {e}") from None
+    if res.flags & regex.REVERSE:
+        raise ValueError(f"the pattern {pattern!r} searches backwards; leave out (?r)")
+    for text in [*_SAMPLES, _PAIRS]: _matches(text, res)
+    return res
+
+
+# %% ../nbs/00_regex_split.ipynb #7594b5c8
 def compile_pattern(
     pattern:str, # Regular expression in the syntax of the package `regex`
 )->regex.Pattern: # The compiled pattern
     "Compile a split pattern, or say what is wrong with it"
-    if not isinstance(pattern, str): raise ValueError(f"a split pattern is a text, like GPT4_PATTERN, not {pattern!r}")
-    return _compiled(pattern)
+    if isinstance(pattern, str): return _compiled(pattern)
+    raise ValueError(f"a split pattern is a text, like GPT4_PATTERN, not {pattern!r}")
 
-@lru_cache(maxsize=16)
-def _compiled(pattern):
-    try: res = regex.compile(pattern)
-    except regex.error as e: raise ValueError(f"the pattern {pattern!r} does not compile: {e}") from None
-    if res.flags & regex.REVERSE: raise ValueError(f"the pattern {pattern!r} searches backwards; leave out (?r)")
-    for text in [*_SAMPLES, ''.join(a+b for a,b in product(_SAMPLES, _SAMPLES))]: _matches(text, res)
-    return res
 
 # %% ../nbs/00_regex_split.ipynb #c41bad1b
 def split_regex(
@@ -69,12 +78,13 @@ def split_regex(
 def _regex_ends(text, data, pattern):
     "Where the chunks of any pattern end, in bytes"
     begins = np.append(np.flatnonzero(data & 0xc0 != 0x80), len(data))
-    return begins[np.cumsum([len(o) for o in split_regex(text, pattern)], dtype=np.int64)]
+    lengths = [len(o) for o in split_regex(text, pattern)]
+    return begins[np.cumsum(lengths, dtype=np.int64)]
 
 # %% ../nbs/00_regex_split.ipynb #12f44da7
 CL100K_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+"
                   r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
-FAST_PATTERNS = {GPT4_PATTERN: False, CL100K_PATTERN: True} # whether white space at the end of a text is one chunk
+FAST_PATTERNS = {GPT4_PATTERN: False, CL100K_PATTERN: True} # is a gap at the end one chunk?
 
 # %% ../nbs/00_regex_split.ipynb #b4a07af3
 def chunk_blocks(
@@ -82,10 +92,12 @@ def chunk_blocks(
     pattern:str=GPT4_PATTERN, # Each match of it is a chunk
     size:int=8192, # Chunks in a block
     data:bytes|None=None, # The text in UTF-8, if it is known
-): # The text in UTF-8 (uint8), where the block's first chunk begins, and where each of its chunks ends (int64)
+): # The text (uint8), where the first chunk of a block begins, and where each ends (int64)
     "Find the chunks of a text, block by block"
-    data = np.frombuffer(text.encode('utf-8', 'surrogatepass') if data is None else data, np.uint8)
-    if pattern in FAST_PATTERNS: return machine_blocks(data, FAST_PATTERNS[pattern], size)
+    data = text.encode('utf-8', 'surrogatepass') if data is None else data
+    data = np.frombuffer(data, np.uint8)
+    if pattern in FAST_PATTERNS:
+        return machine_blocks(data, FAST_PATTERNS[pattern], size)
     return known_blocks(data, _regex_ends(text, data, pattern), size)
 
 # %% ../nbs/00_regex_split.ipynb #2c358363
@@ -94,7 +106,8 @@ def chunk_ends(
     pattern:str=GPT4_PATTERN, # Each match of it is a chunk
 )->np.ndarray: # (number of chunks,) int64
     "Where each chunk of a text ends, in UTF-8 bytes"
-    return np.concatenate([np.empty(0, np.int64), *(ends for _,_,ends in chunk_blocks(text, pattern))])
+    blocks = [ends for _,_,ends in chunk_blocks(text, pattern)]
+    return np.concatenate([np.empty(0, np.int64), *blocks])
 
 # %% ../nbs/00_regex_split.ipynb #eb7141bf
 def split(
@@ -104,6 +117,6 @@ def split(
     "Cut a text into chunks, losing nothing"
     if pattern not in FAST_PATTERNS: return split_regex(text, pattern)
     table = ChunkTable()
-    numbers = [np.empty(0, np.int32), *(table.number(*block) for block in chunk_blocks(text, pattern))]
+    numbers = [table.number(*block) for block in chunk_blocks(text, pattern)]
     strings = np.array([o.decode('utf-8', 'surrogatepass') for o in table.chunks], object)
-    return strings[np.concatenate(numbers)].tolist()
+    return strings[np.concatenate(numbers)].tolist() if numbers else []

@@ -24,20 +24,20 @@ from .engine.checkpoint import digest, load_state, load_state_tensors, save_stat
 from .engine.device import Device, reading, seeded, this_machine, torch_threads
 from .engine.files import write_atomic
 from .engine.finite import Diverged, first_bad
-from .engine.gradients import Autograd, gradients, memory_needed
-from .engine.muon import Muon, all_groups, make_optimizers, orthogonalise
-from .engine.team import PeerLost, Team
+from .engine.gradients import Autograd, gradients, memory_needed  # noqa: F401
+from .engine.muon import Muon, all_groups, make_optimizers, orthogonalise  # noqa: F401
+from .engine.team import PeerLost, Team  # noqa: F401
 from .gpt import GPT, GPTConfig
-from .workshop.plan import SIZES, Budget, new_run
+from .workshop.plan import SIZES, Budget, new_run  # noqa: F401
 from .workshop.report import Report, Stopped, held, stop_signals
 from .workshop.run import Run, bits_per_byte
 from .workshop.settings import TrainConfig, find_data, same_recipe
 from .workshop.terminal import command
 
 # %% ../nbs/04_train.ipynb #83494469
-_all_ = ['Autograd', 'Device', 'gradients', 'memory_needed', 'this_machine', 'Muon', 'all_groups', 'make_optimizers', 'orthogonalise',
-         'PeerLost', 'Team', 'load_state', 'load_state_tensors', 'save_state', 'state_tensors', 'Diverged', 'first_bad', 'SIZES', 'new_run',
-         'Stopped', 'TrainConfig']
+_all_ = ['Autograd', 'Device', 'gradients', 'memory_needed', 'this_machine', 'Muon', 'all_groups', 'make_optimizers',
+         'orthogonalise', 'PeerLost', 'Team', 'load_state', 'load_state_tensors', 'save_state', 'state_tensors',
+         'Diverged', 'first_bad', 'SIZES', 'new_run', 'Stopped', 'TrainConfig']
 
 # %% ../nbs/04_train.ipynb #fa62280f
 @lru_cache(maxsize=2)
@@ -150,7 +150,8 @@ def step_rate(
 )->float: # Tokens per second, by the median of the steps
     "Speed of a whole training step (forward, backward, both optimizers) on random ids"
     device = device or this_machine()
-    with seeded(0): model,ids = GPT(shape).to(device.device), torch.randint(shape.vocab_size, (batch_size, shape.context_length+1))
+    with seeded(0):
+        model,ids = GPT(shape).to(device.device), torch.randint(shape.vocab_size, (batch_size, shape.context_length+1))
     grads,optimizers,times = gradients(model, device, batch_size), make_optimizers(model, device), []
     with torch_threads(1):
         while len(times) < 2 or sum(times[1:]) < seconds:       # the first may have kernels to load
@@ -166,25 +167,28 @@ class Trainer:
         run:Run, # Its folder, made by `new_run`
         team:Team|None=None, # The processes that share the work (default: only this one)
     ):
-        kept,team = run.settings, team or Team()
-        self.run,self.team,self.cfg,self.device = run, team, TrainConfig(**kept['train']), Device(**kept['machine']).check()
-        self.data,self.tokenizer = find_data(run), run.tokenizer
-        self.device = dataclasses.replace(self.device, threads=max(1, self.device.threads//team.here))
+        kept = run.settings
+        self.run,self.team,self.cfg = run, team or Team(), TrainConfig(**kept['train'])
+        self.data,self.tokenizer,device = find_data(run), run.tokenizer, Device(**kept['machine']).check()
+        self.device = dataclasses.replace(device, threads=max(1, device.threads//self.team.here))
         shape = GPTConfig.from_qwen3(json.loads((run.path/'config.json').read_text(encoding='utf-8')))
-        with seeded(self.cfg.seed): self.model = GPT(shape).to(self.device.device)
-        self.grads = gradients(self.model, self.device, -(-self.cfg.batch_size // team.size))
-        self.optimizers = make_optimizers(self.model, self.device, self.cfg.learning_rate, self.cfg.adam_learning_rate, self.cfg.weight_decay)
+        c = self.cfg
+        with seeded(c.seed): self.model = GPT(shape).to(self.device.device)
+        self.grads = gradients(self.model, self.device, -(-c.batch_size // self.team.size))
+        rates = c.learning_rate, c.adam_learning_rate, c.weight_decay
+        self.optimizers = make_optimizers(self.model, self.device, *rates)
         self.budget = _budget(self, kept)
         self.steps_done,self.last,self.best,self.metrics_bytes = 0, None, None, 0
 
     def __repr__(self): return f"Trainer({str(self.run.path)!r}, step {self.steps_done})"
 
-# %% ../nbs/04_train.ipynb #a39169e9
+# %% ../nbs/04_train.ipynb #9a29c0ef
 def _budget(trainer, kept):
     "How long the run is, from what was planned"
     plan,plans = kept.get('plan'), kept.get('plans')
     if not plan: return Budget(trainer.cfg, plans=plans)
-    return Budget(trainer.cfg, trainer.tokens_per_step/plan['rate'], len(trainer.data.val)/plan['rate']/3, plan['seconds'], plans)
+    pace,evaluation = trainer.tokens_per_step/plan['rate'], len(trainer.data.val)/plan['rate']/3    # seconds
+    return Budget(trainer.cfg, pace, evaluation, plan['seconds'], plans)
 
 @patch(as_prop=True)
 def tokens_per_step(self:Trainer)->int: # Of all processes together
@@ -202,8 +206,8 @@ def batches(self:Trainer,
     step:int, # Which step, from 0
 )->list[tuple[Tensor,Tensor]]: # `accumulate` batches
     "What the model sees in one step"
-    c,length = self.cfg, self.model.cfg.context_length
-    return [get_batch(self.data.train, step*c.accumulate + i, c.batch_size, length, c.seed) for i in range(c.accumulate)]
+    c,length,first = self.cfg, self.model.cfg.context_length, step*self.cfg.accumulate
+    return [get_batch(self.data.train, first+i, c.batch_size, length, c.seed) for i in range(c.accumulate)]
 
 # %% ../nbs/04_train.ipynb #053f373f
 @patch
@@ -261,7 +265,8 @@ def validate(self:Trainer)->dict: # `val_bits` and `sample`
 @patch(as_prop=True)
 def out_of_patience(self:Trainer)->bool:
     "Whether too many evaluations have brought nothing better"
-    return self.cfg.patience is not None and self.steps_done - self.best['step'] >= self.cfg.patience*self.cfg.eval_every
+    c = self.cfg
+    return c.patience is not None and self.steps_done - self.best['step'] >= c.patience*c.eval_every
 
 @patch
 def judge(self:Trainer,
@@ -303,7 +308,8 @@ def restore(self:Trainer):
         return
     tensors,info = load_state(file)
     load_state_tensors(tensors, self.model, self.optimizers)
-    self.steps_done,self.last,self.best,self.metrics_bytes = (info[k] for k in ('step', 'last', 'best', 'metrics_bytes'))
+    self.steps_done,self.last,self.best = info['step'], info['last'], info['best']
+    self.metrics_bytes = info['metrics_bytes']
     self.budget.load_state(info)
     if not self.team.rank: _keep_best(self)
 
@@ -322,7 +328,8 @@ def fit(self:Trainer,
             if self.should_evaluate: row |= self.validate(); self.judge(row['val_bits'])
             elif self.steps_done == 1: row['sample'] = self.sample_text()
             report(row)
-            stop,late = self.team.broadcast(lambda: (received[:1], time.monotonic()-saved > self.cfg.checkpoint_seconds))
+            late = time.monotonic() - saved > self.cfg.checkpoint_seconds
+            stop,late = self.team.broadcast(lambda: (received[:1], late))
             if stop or late or 'val_bits' in row:
                 if self.steps_done < self.n_steps: self.budget.plan(self.steps_done, self.team)
                 self.checkpoint(report)
@@ -335,8 +342,9 @@ def fit(self:Trainer,
 def finish(self:Trainer)->Run: # The finished run
     "Write down how the run ended"
     if self.team.rank: return self.run
-    res = dict(steps=self.steps_done, seconds=round(self.budget.spent, 1), tokens=self.steps_done*self.tokens_per_step,
-               plans=self.budget.plans, parameters=sum(p.numel() for p in self.model.parameters()), **self.last, best=self.best)
+    done,size = self.steps_done, sum(p.numel() for p in self.model.parameters())
+    res = dict(steps=done, seconds=round(self.budget.spent, 1), tokens=done*self.tokens_per_step,
+               plans=self.budget.plans, parameters=size, **self.last, best=self.best)
     write_atomic(self.run.path/'result.json', json.dumps(res, indent=1))
     return self.run
 
@@ -381,10 +389,12 @@ def reproduce(
     "Train once more as a run was trained, with the number of steps that its minutes allowed"
     run,team = Run(path), Team.join()
     kept = run.settings
-    if not run.result: raise ValueError(f"{run.path} is unfinished; `{command('train', '--resume', run.path)}` goes on with it")
+    if not run.result: raise ValueError(
+        f"{run.path} is unfinished; `{command('train', '--resume', run.path)}` goes on with it")
     same_recipe(run)
     if (n := kept['processes']) != team.size: raise ValueError(
-        f"{run.path} was trained by {n} processes, and now there are {team.size}; torchrun --nproc_per_node={n} starts as many")
+        f"{run.path} was trained by {n} processes, and now there are {team.size}; "
+        f"torchrun --nproc_per_node={n} starts as many")
     device = Device(**kept['machine']).check()
     places = dict(data=str(find_data(run).path), runs=str(run.path.parent))
     cfg = dataclasses.replace(TrainConfig(**kept['train']), threads=device.threads, dtype=device.dtype, **places)

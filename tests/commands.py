@@ -7,7 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE = 240      # seconds that a command may take on a busy machine
-TINY = dict(n_layer=1, n_head=2, n_embd=32, context_length=32, batch_size=4, accumulate=2, threads=1, dtype='float32', dropout=.2)
+TINY = dict(n_layer=1, n_head=2, n_embd=32, context_length=32, batch_size=4, accumulate=2, threads=1, dtype='float32',
+            dropout=.2)
 
 
 def small(**changes):
@@ -17,7 +18,8 @@ def small(**changes):
 
 def begin(what, *args, cwd, **env):
     "Start a script of the project (`train.py`), a piece of Python, or a whole command given as a list"
-    head = what if isinstance(what, list) else [sys.executable, ROOT/what] if what.endswith('.py') else [sys.executable, '-c', what]
+    if isinstance(what, list): head = what
+    else: head = [sys.executable, *([ROOT/what] if what.endswith('.py') else ['-c', what])]
     return subprocess.Popen([*head, *map(str, args)], cwd=cwd, text=True, encoding='utf-8', stdout=subprocess.PIPE,
                             stderr=subprocess.PIPE, env=os.environ | {'PYTHONUTF8': '1'} | env)
 
@@ -40,9 +42,9 @@ def stop(process):
 
 def python(code, cwd=None, **env):
     "What a fresh Python prints"
-    run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=cwd, env=os.environ | env, timeout=DEADLINE)
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip()
+    status, out, err = end(begin([sys.executable, '-c', code], cwd=cwd, **env))
+    assert status == 0, err
+    return out.strip()
 
 
 def wait_for_steps(path, n, process, seconds=DEADLINE):

@@ -7,7 +7,8 @@ import pytest
 from commands import ROOT, begin, end, stop
 
 # one thread for each product: the tests share the cores among themselves
-os.environ.update(MPLBACKEND='agg', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', OMP_NUM_THREADS='1', MKL_NUM_THREADS='1')
+os.environ.update(MPLBACKEND='agg', HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false', OMP_NUM_THREADS='1',
+                  MKL_NUM_THREADS='1')
 BROWSERS = 'chromium', 'chromium-browser', 'google-chrome'
 CALM = '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'
 
@@ -15,13 +16,25 @@ CALM = '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--di
 def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='run the slow tests too')
 
 
+def cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     "The whole suite is shared out to the cores, if pytest-xdist is there: `pytest -n 0` keeps it in one process"
     o = config.option
-    whole = config.args_source == config.ArgsSource.TESTPATHS and not (o.collectonly or o.usepdb or o.keyword or o.markexpr)
-    if whole and getattr(o, 'numprocesses', 0) is None and o.dist == 'no':
-        o.numprocesses, o.dist = min(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(), 8), 'loadgroup'
+    whole = config.args_source == config.ArgsSource.TESTPATHS and not (o.collectonly or o.usepdb or o.keyword)
+    if whole and getattr(o, 'numprocesses', 0) is None and o.dist == 'no': o.numprocesses = min(cores(), 8)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "Each test goes to a process that is free; those of the site stay together, since it stands in one place"
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return 'docs' if 'test_docs' in nodeid else nodeid
+    return Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -32,6 +45,13 @@ def pytest_collection_modifyitems(config, items):
         if slow and not asked: item.add_marker(pytest.mark.skip(reason='slow: ask for it with --slow'))
         if config.pluginmanager.hasplugin('timeout') and not item.get_closest_marker('timeout'):
             item.add_marker(pytest.mark.timeout(3600 if slow else 600))
+
+
+def pytest_terminal_summary(terminalreporter):
+    "How many inputs the tests of damaged files and random text have tried"
+    reports = [r for o in terminalreporter.stats.values() for r in o]
+    tried = sum(v for r in reports for k, v in getattr(r, 'user_properties', []) if k == 'tried' and r.when == 'call')
+    if tried: terminalreporter.write_line(f'{tried:,} random inputs were tried')
 
 
 @pytest.fixture(scope='session')

@@ -3,12 +3,13 @@ import codecs, copy, pickle, random, re, sys, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, learn_merges
+from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, learn_merges, pieces
 from mini_llm.engine.encoding import LONGEST, Ranks
 from mini_llm.gallery.drawing import plot_merge_freqs
 from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, split
@@ -154,7 +155,12 @@ def test_many_different_pairs_are_learned_as_by_rustbpe():
 def test_training_says_what_it_cannot_do():
     with pytest.raises(ValueError, match='vocab_size=255'): Tokenizer.train('a', 255)
     with pytest.raises(ValueError, match='character 1 .*surrogate'): Tokenizer.train(['ok', 'a\udfff'], 300)
-    with pytest.raises(TypeError, match='str, got int'): Tokenizer.train(b'bytes', 300)
+    with pytest.raises(TypeError, match=r"got bytes; turn bytes into text with \.decode"):
+        Tokenizer.train(b'bytes', 300)
+    with pytest.raises(TypeError, match='str, got bytes'): Tokenizer.train([b'bytes'], 300)
+    with pytest.raises(TypeError, match='a text or several, got int'): Tokenizer.train(5)
+    for bad in (300., '300', True, None):
+        with pytest.raises(ValueError, match='must be a whole number'): Tokenizer.train('a', bad)
     with pytest.raises(ValueError, match='does not compile'): Tokenizer.train([], 300, pattern='(')
     with pytest.raises(ValueError, match='the pattern drops'): Tokenizer.train('a b', 300, pattern=r'\w+')
     with pytest.raises(ValueError, match='stands twice'): Tokenizer.train('a', 300, special_tokens=['<x>', '<x>'])
@@ -175,10 +181,13 @@ def test_plain_bytes_work_everywhere(texts, tmp_path):
     tok = Tokenizer.load(tmp_path/'256.model')
     assert (tok.vocab, tok.merges, tok.merge_counts, tok.n_vocab) == (BYTES, [], [], 256)
     s = 'ñ 中\n\n'
-    assert tok.encode(s).dtype == np.int32 and tok.encode(s).tolist() == list(s.encode()) and tok.decode(tok.encode(s)) == s
-    assert tok.tokens('ñ') == ['\\xc3', '\\xb1'] and tok.offsets(tok.encode(s)).tolist() == [[i, i+1] for i in range(len(s.encode()))]
+    assert tok.encode(s).dtype == np.int32 and tok.encode(s).tolist() == list(s.encode())
+    assert tok.decode(tok.encode(s)) == s
+    assert tok.tokens('ñ') == ['\\xc3', '\\xb1']
+    assert tok.offsets(tok.encode(s)).tolist() == [[i, i+1] for i in range(len(s.encode()))]
     assert [ids.tolist() for ids in tok.encode_batch([s, ''])] == [list(s.encode()), []]
-    assert [i for ids in tok.encode_iter(s) for i in ids] == list(s.encode()) and ''.join(tok.decode_stream(s.encode())) == s
+    assert [i for ids in tok.encode_iter(s) for i in ids] == list(s.encode())
+    assert ''.join(tok.decode_stream(s.encode())) == s
     tok.to_minbpe(tmp_path/'minbpe.model')
     assert Tokenizer.from_minbpe(tmp_path/'minbpe.model').vocab == BYTES
     plot_merge_freqs(tok.merge_counts).figure.canvas.draw()
@@ -246,8 +255,9 @@ def test_chunks_of_any_length_around_the_longest_that_is_remembered(tok, peer, a
         s = ''.join(rng.choices(alphabet, k=n))
         for _ in range(2): assert tok.encode(s + ' ' + s).tolist() == peer.encode_ordinary(s + ' ' + s)
 
-@pytest.mark.parametrize('make', [lambda rng: rng.choices('abcdefghijklmnopqrstuvwxyzñ', k=1_000_000), lambda rng: 'a'*1_000_000,
-                                  lambda rng: 'que'*333_333 + 'q', lambda rng: 'ab'*500_000], ids=['random', 'a', 'que', 'ab'])
+@pytest.mark.parametrize('make', [
+    lambda rng: rng.choices('abcdefghijklmnopqrstuvwxyzñ', k=1_000_000), lambda rng: 'a'*1_000_000,
+    lambda rng: 'que'*333_333 + 'q', lambda rng: 'ab'*500_000], ids=['random', 'a', 'que', 'ab'])
 def test_a_chunk_of_a_million_letters(tok, peer, make):
     s = ''.join(make(random.Random(0)))
     assert np.array_equal(tok.encode(s), peer.encode_to_numpy(s))
@@ -264,11 +274,13 @@ def remembered(tok): return sum(memory.nbytes for memory in tok._memories)
 def test_what_is_remembered_is_bounded(tok, cache_bytes):
     tok = Tokenizer(tok.vocab)
     tok.cache_bytes = cache_bytes
-    texts = [' '.join(f'{chr(97+i%26)*(i%40)}x{i:x}y' for i in range(n, n+100_000)) for n in range(0, 3_000_000, 100_000)]
+    texts = [' '.join(f'{chr(97+i%26)*(i%40)}x{i:x}y' for i in range(n, n+100_000))
+             for n in range(0, 3_000_000, 100_000)]
     expected = Tokenizer(tok.vocab).encode(texts[3]).tolist()
     for text in texts:
         tok.encode(text)
-        assert len(tok._memories) == 1 and remembered(tok) <= max(cache_bytes//2, 1 << 20) # one thread has a quarter, and half at most
+        # one thread has a quarter, and half at most
+        assert len(tok._memories) == 1 and remembered(tok) <= max(cache_bytes//2, 1 << 20)
     assert tok.encode(texts[3]).tolist() == expected
 
 def test_encoding_is_the_same_from_several_threads(text, tok, peer):
@@ -359,12 +371,14 @@ def test_ids_hold_no_more_memory_than_they_need(tok, text):
 def test_batches_are_many_texts(tok, texts, threads):
     for allowed in ((), 'all', [END_OF_TEXT]):
         batch = tok.encode_batch(iter(texts), allowed, threads)
-        assert isinstance(batch, list) and [o.tolist() for o in batch] == [tok.encode(o, allowed).tolist() for o in texts]
+        assert isinstance(batch, list)
+        assert [o.tolist() for o in batch] == [tok.encode(o, allowed).tolist() for o in texts]
         assert all(o.dtype == np.int32 for o in batch)
 
 def test_batches_of_the_book(tok, peer, text):
     texts = [text[i:i+3000] for i in range(0, len(text), 3000)]
-    for threads in (1, 2, 4): assert [o.tolist() for o in tok.encode_batch(texts, threads=threads)] == peer.encode_ordinary_batch(texts)
+    for threads in (1, 2, 4):
+        assert [o.tolist() for o in tok.encode_batch(texts, threads=threads)] == peer.encode_ordinary_batch(texts)
     with pytest.raises(ValueError, match='threads=0'): tok.encode_batch(texts, threads=0)
 
 def cut(s, rng):
@@ -390,13 +404,15 @@ def test_a_text_cut_anywhere_has_the_ids_of_the_whole(tok, pattern, small, monke
     strings = [''.join(rng.choices(signs, k=rng.randint(0, 20))) for _ in range(1500)] + list(confusing(1500, 'cut'))
     for s in strings:
         for allowed in ((), 'all', ['<a>', '<a>b'], ['\na']):
-            assert joined(tok.encode_iter(iter(cut(s, rng)), allowed)) == tok.encode(s, allowed).tolist(), (ascii(s), allowed)
+            found = joined(tok.encode_iter(iter(cut(s, rng)), allowed))
+            assert found == tok.encode(s, allowed).tolist(), (ascii(s), allowed)
     assert joined(tok.encode_iter([])) == joined(tok.encode_iter('')) == joined(tok.encode_iter(['', ''])) == []
 
 def test_the_book_in_parts(tok, peer, text, root):
     expected = peer.encode_ordinary(text)
     assert joined(tok.encode_iter(text)) == expected
-    with open(root/'datasets'/'cervantes.txt', encoding='utf-8') as lines: assert joined(tok.encode_iter(lines)) == expected
+    with open(root/'datasets'/'cervantes.txt', encoding='utf-8') as lines:
+        assert joined(tok.encode_iter(lines)) == expected
     rng = random.Random(0)
     many = text*7
     for n in (1, 10, 1000):
@@ -467,7 +483,8 @@ def test_offsets_of_broken_characters_stay_in_the_text(tok, ids):
 
 def test_offsets_know_two_units(tok):
     assert tok.offsets([]).shape == tok.offsets([], 'characters').shape == (0, 2)
-    assert tok.offsets(list('a中ñ'.encode()), 'characters').tolist() == [[0, 1], [1, 2], [1, 2], [1, 2], [2, 3], [2, 3]]
+    found = tok.offsets(list('a中ñ'.encode()), 'characters')
+    assert found.tolist() == [[0, 1], [1, 2], [1, 2], [1, 2], [2, 3], [2, 3]]
     with pytest.raises(ValueError, match="unit='tokens'"): tok.offsets([1], 'tokens')
     with pytest.raises(ValueError, match='unknown token id 1025'): tok.offsets([1025])
 
@@ -553,7 +570,8 @@ def test_special_tokens_may_be_added_at_any_time(tok, text):
     assert tok.special_tokens == {END_OF_TEXT: 1024, '<x>': 1025, '<x><y>': 1026} and tok.n_vocab == 1027
     assert tok.encode('a<x>b<x>').tolist() == before # inert in ordinary text, also in what is remembered
     assert tok.encode('a<x>b<x><y>', 'all').tolist() == [97, 1025, 98, 1026] and tok.decode([1026, 1025]) == '<x><y><x>'
-    for bad,reason in [(['<z>', '<x>'], "'<x>'"), (['<z>', '<z>'], 'twice'), ([''], 'empty'), ('<z>', 'collection'), (['\ud800'], 'surrogate')]:
+    for bad,reason in [(['<z>', '<x>'], "'<x>'"), (['<z>', '<z>'], 'twice'), ([''], 'empty'), ('<z>', 'collection'),
+                       (['\ud800'], 'surrogate')]:
         with pytest.raises(ValueError, match=reason): tok.add_special_tokens(bad)
     assert tok.n_vocab == 1027 and '<z>' not in tok.special_tokens # all or none
     tok.add_special_tokens([])
@@ -565,14 +583,16 @@ def test_copies_share_no_special_tokens(tok):
     pytest.importorskip('tiktoken')
     tok = Tokenizer(tok.vocab, special_tokens=[END_OF_TEXT])
     given = tok.special_tokens
-    copies = [copy.copy(tok), copy.deepcopy(tok), Tokenizer(tok.vocab, special_tokens=given), Tokenizer.from_tiktoken(tok.to_tiktoken())]
+    copies = [copy.copy(tok), copy.deepcopy(tok), Tokenizer(tok.vocab, special_tokens=given),
+              Tokenizer.from_tiktoken(tok.to_tiktoken())]
     exported = tok.to_tiktoken()
     tok.add_special_tokens(['<x>'])
     assert all(o.special_tokens == {END_OF_TEXT: 1024} for o in copies)
     assert exported.special_tokens_set == {END_OF_TEXT} and exported.encode('<x>') == exported.encode_ordinary('<x>')
 
 @pytest.mark.parametrize('special_tokens, reason', [
-    ({'<x>': 2**40}, '1099511627776'), ({'<x>': 3}, 'special id 3'), ({'<x>': 300, '<y>': 300}, 'twice'), ([''], 'empty'), ('<x>', 'collection'), (['\udfff'], 'surrogate')])
+    ({'<x>': 2**40}, '1099511627776'), ({'<x>': 3}, 'special id 3'), ({'<x>': 300, '<y>': 300}, 'twice'),
+    ([''], 'empty'), ('<x>', 'collection'), (['\udfff'], 'surrogate')])
 def test_special_tokens_that_cannot_be(special_tokens, reason):
     with pytest.raises(ValueError, match=reason): Tokenizer(BYTES, special_tokens=special_tokens)
 
@@ -580,7 +600,8 @@ def test_special_tokens_that_cannot_be(special_tokens, reason):
 # Files
 
 @examples
-@given(specials, st.sampled_from([GPT4_PATTERN, r'\s|\S', '(?x) \\S+ # "words"\n | \\s+', '[ñ中\u2028]|(?s:.)']), plain_text)
+@given(specials, st.sampled_from([GPT4_PATTERN, r'\s|\S', '(?x) \\S+ # "words"\n | \\s+', '[ñ中\u2028]|(?s:.)']),
+       plain_text)
 def test_files_restore_everything(tmp_path_factory, special_tokens, pattern, s):
     path = tmp_path_factory.mktemp('model')/'x.model'
     tok = quiet_train(s, 280, pattern=pattern, special_tokens=special_tokens)
@@ -608,16 +629,16 @@ def refused(saved, tmp_path, data, line=None):
 def test_a_removed_doubled_or_swapped_line_is_refused_by_number(saved, tmp_path):
     lines = saved.read_bytes().splitlines(keepends=True)
     for i in range(len(lines)):
-        refused(saved, tmp_path, b''.join(lines[:i] + lines[i+1:]), i+1 if i < len(lines)-2 else None)
+        refused(saved, tmp_path, b''.join(lines[:i] + lines[i+1:]), i+1 if i < len(lines)-3 else None)
         refused(saved, tmp_path, b''.join(lines[:i+1] + lines[i:]), i+2)
-    for i in range(len(lines)-3):
+    for i in range(len(lines)-4):
         refused(saved, tmp_path, b''.join(lines[:i] + [lines[i+1], lines[i]] + lines[i+2:]), i+1)
 
 def test_a_file_cut_short_is_refused(saved, tmp_path):
     data = saved.read_bytes()
     for n in [*range(0, 400), *range(len(data)-400, len(data)-1)]: refused(saved, tmp_path, data[:n])
 
-def test_a_changed_digit_is_refused_unless_it_is_a_count(saved, tmp_path):
+def test_a_changed_digit_is_refused_by_its_line_unless_it_is_a_count(saved, tmp_path):
     lines = saved.read_text(encoding='utf-8').splitlines(keepends=True)
     for i in range(3, 323):
         head, times, n = lines[i].partition(', ')
@@ -626,12 +647,61 @@ def test_a_changed_digit_is_refused_unless_it_is_a_count(saved, tmp_path):
             changed = head[:m.start()] + digit + head[m.end():] + times + n
             refused(saved, tmp_path, ''.join([*lines[:i], changed, *lines[i+1:]]).encode(), i+1)
 
+def test_changes_that_break_no_rule_are_refused(saved, tmp_path):
+    "A count and a pattern can be other ones; the fingerprint on the last line knows"
+    data = saved.read_bytes()
+    last = len(data.splitlines())
+    for old,new in [(b' times', b'0 times'), (b'[sdmt]', b'[sdmx]'), (b'"<a b>"', b'"<a c>"'),
+                    (b'\n320 "', b'\n420 "')]:
+        assert old in data
+        refused(saved, tmp_path, data.replace(old, new, 1), last)
+    digest = data.splitlines()[-1]
+    refused(saved, tmp_path, data.replace(digest, digest[:-1] + (b'0' if digest[-1:] != b'0' else b'1')), last)
+
+def test_who_edits_on_purpose_can_say_so(saved, tmp_path):
+    lines = saved.read_bytes().replace(b'mini_llm bpe 2', b'mini_llm bpe 1').splitlines(keepends=True)[:-1]
+    lines[1] = b'pattern "\\\\w+|\\\\W"\n'
+    (tmp_path/'mine.model').write_bytes(b''.join(lines))
+    tok = Tokenizer.load(tmp_path/'mine.model')
+    assert tok.pattern == r'\w+|\W' and tok.vocab == Tokenizer.load(saved).vocab
+
+def damaged(data, rng):
+    "The data cut short, or with some bits the other way round"
+    if rng.random() < .3: return data[:rng.randrange(len(data))]
+    data = bytearray(data)
+    for _ in range(rng.choice([1, 1, 1, 2, 8])): data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    return bytes(data)
+
+@pytest.mark.parametrize('kind', ['model', 'minbpe'])
+@pytest.mark.parametrize('n', [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_damage_anywhere_is_told_with_its_line_or_changes_nothing(saved, tmp_path, kind, n):
+    "Truncation and flipped bits: never anything but a ValueError that names file and line"
+    tok = Tokenizer(Tokenizer.load(saved).vocab, special_tokens=[END_OF_TEXT])
+    bad, rng = tmp_path/'bad.model', random.Random(n)
+    {'model': tok.save, 'minbpe': tok.to_minbpe}[kind](bad)
+    data, read = bad.read_bytes(), {'model': Tokenizer.load, 'minbpe': Tokenizer.from_minbpe}[kind]
+    read_as_before = 0
+    for _ in range(n):
+        bad.write_bytes(damaged(data, rng))
+        try: found = read(bad)
+        except ValueError as e: assert re.match(rf'{re.escape(str(bad))}, line [0-9]+: ', str(e)), e
+        else:
+            read_as_before += found == tok
+            assert kind == 'minbpe' or found == tok    # minbpe's file has no fingerprint
+    assert read_as_before < n/10
+
+@pytest.mark.parametrize('line', [2, 3, 260, -3, -2])
+def test_numbers_that_are_too_long_are_refused_by_line(saved, tmp_path, line):
+    lines = saved.read_text(encoding='utf-8').splitlines()
+    lines[line] = re.sub('[0-9]+', '9'*5000, lines[line])
+    refused(saved, tmp_path, '\n'.join(lines).encode())
+
 def test_foreign_files_are_refused(saved, tmp_path):
     data = saved.read_bytes()
     refused(saved, tmp_path, b'', 1)
     refused(saved, tmp_path, b'minbpe v1\n', 1)
     refused(saved, tmp_path, b'\xef\xbb\xbf' + data, 1)
-    refused(saved, tmp_path, data.replace(b'bpe 1', b'bpe 2'), 1)
+    refused(saved, tmp_path, data.replace(b'bpe 2', b'bpe 3'), 1)
     refused(saved, tmp_path, data.replace(b'"a"', b'"\xe1"'), 101)
     refused(saved, tmp_path, data.decode().encode('utf-16'), 1)
     with pytest.raises(FileNotFoundError): Tokenizer.load(tmp_path/'none.model')
@@ -650,10 +720,13 @@ def without_overlaps(tok):
     "For peers that do not look for the longest special token first"
     return Tokenizer(tok.vocab, tok.pattern, [END_OF_TEXT, '<|fim|>'])
 
-SENTENCES = ['', ' ', f'a{END_OF_TEXT}b <|fim|>x<|fim|> ', 'En un lugar de la Mancha,\n de cuyo nombre  \n', "I'LL DON'T 'ſ"]
+SENTENCES = ['', ' ', f'a{END_OF_TEXT}b <|fim|>x<|fim|> ', 'En un lugar de la Mancha,\n de cuyo nombre  \n',
+             "I'LL DON'T 'ſ"]
 
 @pytest.fixture(scope='session')
-def sentences(text): return SENTENCES + list(confusing(4000, 'export')) + [text[i:i+200] for i in range(0, len(text), 500)] + [text[:100_000]]
+def sentences(text):
+    parts = [text[i:i+200] for i in range(0, len(text), 500)]
+    return [*SENTENCES, *confusing(4000, 'export'), *parts, text[:100_000]]
 
 def check_same(a, b, strings):
     assert (a.vocab, a.pattern, a.special_tokens, a.n_vocab) == (b.vocab, b.pattern, b.special_tokens, b.n_vocab)
@@ -675,12 +748,15 @@ def test_from_tiktoken_with_shuffled_bytes_and_scattered_ids():
     rng = random.Random(0)
     vocab = rng.sample(BYTES, 256) + [b'ab', b'abc', b'bcd', b' ab', 'ñ'.encode()]
     ranks = {b: i for i,b in rng.sample(list(enumerate(vocab)), len(vocab))} # in any order
-    enc = tiktoken.Encoding('x', pat_str=CL100K_PATTERN, mergeable_ranks=ranks, special_tokens={'<end>': 300, '<begin>': 280})
+    enc = tiktoken.Encoding('x', pat_str=CL100K_PATTERN, mergeable_ranks=ranks,
+                            special_tokens={'<end>': 300, '<begin>': 280})
     tok = Tokenizer.from_tiktoken(enc)
-    assert (tok.vocab, tok.pattern, tok.special_tokens, tok.n_vocab) == (vocab, CL100K_PATTERN, {'<end>': 300, '<begin>': 280}, 301)
+    assert (tok.vocab, tok.pattern, tok.n_vocab) == (vocab, CL100K_PATTERN, 301)
+    assert tok.special_tokens == {'<end>': 300, '<begin>': 280}
     for _ in range(2000):
         s = ''.join(rng.choices(['a', 'b', 'c', 'd', ' ', 'ñ', '<end>', '<begin>'], k=rng.randint(0, 20)))
-        assert tok.encode(s).tolist() == enc.encode_ordinary(s) and tok.encode(s, 'all').tolist() == enc.encode(s, allowed_special='all')
+        assert tok.encode(s).tolist() == enc.encode_ordinary(s)
+        assert tok.encode(s, 'all').tolist() == enc.encode(s, allowed_special='all')
 
 def test_from_tiktoken_says_what_it_cannot_take():
     tiktoken = pytest.importorskip('tiktoken')
@@ -747,7 +823,8 @@ def test_scattered_special_ids_in_huggingface(huggingface, tmp_path):
 @pytest.mark.parametrize('pattern', [r'\p{N}{1,3}+|\P{N}', r'\S+$|[\s\S]', r'[^\n]+\Z|[\s\S]'])
 def test_a_pattern_that_oniguruma_may_read_in_another_way_is_no_silent_trap(pattern, tmp_path):
     tok = Tokenizer(show_borders(), pattern)
-    with pytest.raises(ValueError, match='give its spelling for Oniguruma'): tok.to_huggingface(tmp_path/'tokenizer.json')
+    with pytest.raises(ValueError, match='give its spelling for Oniguruma'):
+        tok.to_huggingface(tmp_path/'tokenizer.json')
     assert not (tmp_path/'tokenizer.json').exists()
 
 def test_a_special_token_spelled_like_a_token_cannot_go_to_huggingface(tmp_path):
@@ -810,17 +887,23 @@ def test_from_minbpe(text, sentences, tmp_path):
         assert tok.encode(s).tolist() == peer.encode(s) and tok.encode(s, 'all').tolist() == peer.encode(s, 'all')
 
 @pytest.mark.parametrize('data, line', [
-    (b'', 1), (b'mini_llm bpe 1\n', 1), (b'minbpe v1\n', 2), (b'minbpe v1\n\\S+|\\s+\n', 3), (b'minbpe v1\n\\S+|\\s+\nx\n', 3), (b'minbpe v1\n\\S+|\\s+\n1\n', 4),
-    (b'minbpe v1\n\\S+|\\s+\n1\n<x>\n', 4), (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97\n', 5), (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97 257\n', 5),
-    (b'minbpe v1\n\\S+|\\s+\n0\n97 256\n', 4), (b'minbpe v1\n(\n0\n97 98\n', None), (b'minbpe v1\n\\S+\n0\n', None), (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97 98\n', None),
+    (b'', 1), (b'mini_llm bpe 1\n', 1), (b'minbpe v1\n', 2), (b'minbpe v1\n\\S+|\\s+\n', 3),
+    (b'minbpe v1\n\\S+|\\s+\nx\n', 3), (b'minbpe v1\n\\S+|\\s+\n1\n', 4),
+    (b'minbpe v1\n\\S+|\\s+\n1\n<x>\n', 4), (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97\n', 5),
+    (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97 257\n', 5),
+    (b'minbpe v1\n\\S+|\\s+\n0\n97 256\n', 4), (b'minbpe v1\n(\n0\n97 98\n', None), (b'minbpe v1\n\\S+\n0\n', None),
+    (b'minbpe v1\n\\S+|\\s+\n0\n97 98\n97 98\n', None),
     (b'minbpe v1\n\\S+|\\s+\n1\n<x> 97\n', None), (b'minbpe v1\n\xff', 2)])
 def test_damaged_files_of_minbpe_are_refused(data, line, tmp_path):
     (tmp_path/'bad.model').write_bytes(data)
-    with pytest.raises(ValueError, match=rf'bad\.model, line {line or "[0-9]+"}: '): Tokenizer.from_minbpe(tmp_path/'bad.model')
+    with pytest.raises(ValueError, match=rf'bad\.model, line {line or "[0-9]+"}: '):
+        Tokenizer.from_minbpe(tmp_path/'bad.model')
 
 @pytest.mark.parametrize('tok', [
-    Tokenizer(BYTES[::-1]), Tokenizer(BYTES + [b'abc']), Tokenizer(BYTES, special_tokens=['<a b>']), Tokenizer(BYTES, special_tokens=['<a>\n']),
-    Tokenizer(BYTES, special_tokens=['a\u2003b']), Tokenizer(BYTES, ' |[\\s\\S]'), Tokenizer(BYTES, '(?x)\\s\n|\\S')], ids=str)
+    Tokenizer(BYTES[::-1]), Tokenizer(BYTES + [b'abc']), Tokenizer(BYTES, special_tokens=['<a b>']),
+    Tokenizer(BYTES, special_tokens=['<a>\n']),
+    Tokenizer(BYTES, special_tokens=['a\u2003b']), Tokenizer(BYTES, ' |[\\s\\S]'), Tokenizer(BYTES, '(?x)\\s\n|\\S')],
+    ids=str)
 def test_what_minbpe_cannot_store_is_refused(tok, tmp_path):
     with pytest.raises(ValueError, match='minbpe'): tok.to_minbpe(tmp_path/'x.model')
     assert not (tmp_path/'x.model').exists()
@@ -828,11 +911,150 @@ def test_what_minbpe_cannot_store_is_refused(tok, tmp_path):
 
 # Living with others
 
+def test_tokenizers_are_equal_if_they_say_the_same(tok, tmp_path):
+    tok.save(tmp_path/'x.model')
+    made = Tokenizer(tok.vocab, special_tokens=[END_OF_TEXT])
+    for again in (Tokenizer.load(tmp_path/'x.model'), copy.deepcopy(tok), made): assert tok == again
+    others = [Tokenizer(tok.vocab), Tokenizer(tok.vocab[:-1], special_tokens={END_OF_TEXT: 1024}),
+              Tokenizer(tok.vocab, CL100K_PATTERN, [END_OF_TEXT])]
+    assert tok not in others and tok != 'tok' and not tok == None # noqa: E711
+    with pytest.raises(TypeError, match='unhashable'): hash(tok) # it can get more special tokens
+
+@pytest.mark.parametrize('counts', [np.array([5, 3]), [5, 3], (np.int64(5), np.int32(3)), iter([5, 3])], ids=str)
+def test_counts_of_merges_in_any_container(counts, tmp_path):
+    tok = Tokenizer(BYTES + [b'ab', b'abc'], merge_counts=counts)
+    assert tok.merge_counts == [5, 3] and {type(n) for n in tok.merge_counts} == {int}
+    tok.save(tmp_path/'x.model')
+    assert Tokenizer.load(tmp_path/'x.model').merge_counts == [5, 3]
+
+@pytest.mark.parametrize('counts, reason',
+                         [([5], '2 merges and 1 counts'), (5, 'integers in a row'), ([5, -3], '-3 times'),
+                          ([.5, 1.], 'float64')])
+def test_counts_of_merges_that_cannot_be(counts, reason):
+    with pytest.raises(ValueError, match=reason): Tokenizer(BYTES + [b'ab', b'abc'], merge_counts=counts)
+
+@pytest.mark.parametrize('vocab, reason', [
+    ('abc', 'a list of bytes'), (5, 'a list of bytes'), (BYTES + ['ab'], "'ab' is str"),
+    (BYTES + [bytearray(b'ab')], 'bytearray'), (BYTES[1:], 'single bytes'), (BYTES + [b''], 'empty')])
+def test_vocabularies_that_cannot_be(vocab, reason):
+    with pytest.raises(ValueError, match=reason): Tokenizer(vocab)
+
+def learning(*args, **kwargs): pytest.fail('learned before all arguments were checked')
+
+@pytest.mark.parametrize('special_tokens, reason', [
+    ({'<e>': 258}, 'special id 258 belongs to a token; special ids begin at 300'),
+    ({'<e>': 300.}, 'must be a whole number'), ({'<e>': '300'}, 'must be a whole number'),
+    ({'<e>': True}, 'must be a whole number'), (['a', 'a'], 'twice'), (5, 'collection'), (b'ab', 'collection'),
+    ({'<e>': 2**40}, '31 bits')])
+def test_special_tokens_are_checked_before_learning(special_tokens, reason, monkeypatch):
+    monkeypatch.setattr('mini_llm.bpe.learn_merges', learning)
+    with pytest.raises(ValueError, match=reason): Tokenizer.train('abc', 300, special_tokens=special_tokens)
+
+@pytest.mark.parametrize('special_tokens', [{'<e>': 300}, {'<e>': np.int64(5000), '<f>': 301}])
+def test_special_tokens_with_ids_behind_the_vocabulary(special_tokens, text):
+    tok = Tokenizer.train(text[:5000], np.int64(300), special_tokens=special_tokens)
+    assert tok.vocab_size == 300 and tok.special_tokens == special_tokens and type(tok.n_vocab) is int
+    assert tok.encode('a<e>', 'all').tolist()[-1] == special_tokens['<e>']
+
+def test_the_name_of_a_file_is_not_its_text(tmp_path, monkeypatch, tok):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'a book').write_text('uno dos', encoding='utf-8')
+    for names in ('a book', ['a book'], 'nowhere/book.txt', ['x.txt', 'y.txt'], str(tmp_path/'a book')):
+        with pytest.raises(ValueError, match='is the name of a file, not its text; read the file with Path'):
+            quiet_train(names, 260)
+    for path in (tmp_path/'a book', [tmp_path/'a book']):
+        with pytest.raises(TypeError, match='read the file with Path'): quiet_train(path, 260)
+    for f in (tok.encode, lambda o: tok.encode_batch([o]), lambda o: list(tok.encode_iter(o)),
+              lambda o: list(tok.encode_iter([o]))):
+        with pytest.raises(TypeError, match='read the file with Path'): f(tmp_path/'a book')
+        with pytest.raises(TypeError, match='decode'): f(b'bytes')
+    assert tok.decode(tok.encode('a book')) == 'a book' # a text like any other
+    for texts in ('a book about a book.txt', ['a book', 'is a text']): assert quiet_train(texts, 260).vocab_size == 260
+
+@pytest.mark.parametrize('ids', ['hola', 5, None, [[1], [2, 3]], [None], [1, '2'], np.float32([1]), np.int64(5), 1.5],
+                         ids=str)
+def test_what_is_no_row_of_ids(tok, ids):
+    for f in (tok.decode, tok.decode_bytes, tok.offsets):
+        with pytest.raises(ValueError, match='ids'): f(ids)
+
+@pytest.mark.parametrize('id', ['a', 1.5, None, True, -1, 1025, [1]], ids=str)
+def test_what_is_no_id(tok, id):
+    with pytest.raises(ValueError, match='id'): tok.token_bytes(id)
+    with pytest.raises(ValueError, match='id'): list(tok.decode_stream([id]))
+
+@pytest.mark.parametrize('threads', [0, -1, 1.5, '2', None, True])
+def test_threads_are_a_number(tok, threads):
+    with pytest.raises(ValueError, match=f'threads={threads!r}'): tok.encode_batch(['a'], threads=threads)
+
+@pytest.mark.parametrize('allowed', [5, [5], 'x', ['x'], 1.5])
+def test_special_tokens_that_are_not_known_are_not_allowed(tok, allowed):
+    with pytest.raises(ValueError, match='special token|collection'): tok.encode('a', allowed)
+
+def junk(rng):
+    "Something, and rarely what was asked for"
+    return rng.choice([
+        None, True, 0, 5, -1, 260, 2**70, 1.5, float('nan'), 1j, 'a', '', 'all', '\ud800', '(', '\n', b'a',
+        bytearray(b'a'), [], [1],
+        [-1], ['a'], [''], ['a', 'a'], [b'a'], [None], [True], [2**70], [[1]], [[1], [2, 3]], (1, 2), {}, {1: 2},
+        {'a': 'b'}, {'a': 300},
+        {'a'}, object(), np.array(3), np.array([1, 2]), np.array([[1]]), np.array(['a']), np.array([1.]),
+        np.array([None]),
+        np.float32(2), np.int64(257), range(3), iter([1]), iter(['a']), len, int, Path('x'), memoryview(b'ab'),
+        r'\S+|\s+'])
+
+def misuse(tok, name, rng):
+    "Call one function of a tokenizer with things that may not go there"
+    j = lambda *usual: rng.choice([*usual, junk(rng)])
+    match name:
+        case 'encode': tok.encode(j('a <x>'), j())
+        case 'batch': tok.encode_batch(j(['a']), j('all'), j(1) if rng.random() < .5 else 1)
+        case 'iter': list(tok.encode_iter(j('a\nb'), j('all')))
+        case 'pieces': list(pieces(j('a\nb'), j(1)))
+        case 'decode': tok.decode(j())
+        case 'token': tok.token_bytes(j())
+        case 'stream': list(tok.decode_stream(j()))
+        case 'offsets': tok.offsets(j(), j('characters'))
+        case 'init': Tokenizer(j(tok.vocab), j(GPT4_PATTERN), j(), j(None))
+        case 'train': Tokenizer.train(j('la la'), j(258), j(GPT4_PATTERN), j(()))
+        case 'add': copy.copy(tok).add_special_tokens(j())
+        case 'tiktoken': Tokenizer.from_tiktoken(j())
+        case 'learn': learn_merges(count_chunks('la la'), j())
+
+@pytest.mark.parametrize('n', [600, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings('ignore')
+def test_anything_may_come_in(tok, n):
+    rng = random.Random(n)
+    names = 'encode batch iter pieces decode token stream offsets init train add tiktoken learn'.split()
+    for _ in range(n):
+        try: misuse(tok, rng.choice(names), rng)
+        except (TypeError, ValueError) as e: assert str(e)
+
+def test_arguments_are_checked_when_they_are_given(tok):
+    "Also by what gives its results one by one"
+    for make in (lambda: tok.encode_iter('a', ['<x>']), lambda: tok.encode_iter(5), lambda: tok.pieces(5),
+                 lambda: pieces(b'a'), lambda: pieces('a', 0)):
+        with pytest.raises((TypeError, ValueError)): make()
+    twice = tok.encode_batch([END_OF_TEXT, END_OF_TEXT], iter([END_OF_TEXT])) # which can be read once
+    assert [o.tolist() for o in twice] == [[1024], [1024]]
+    assert tok.encode(END_OF_TEXT, np.array([END_OF_TEXT])).tolist() == [1024]
+
+def test_progress_without_a_place_to_show_it(monkeypatch, text):
+    monkeypatch.setattr(sys, 'stderr', None) # as under pythonw, or with 2>&-
+    tok = Tokenizer.train(text[:5000], 300, progress=True)
+    assert joined(tok.encode_iter(text[:5000], progress=True)) == tok.encode(text[:5000]).tolist()
+
+@pytest.mark.parametrize('name', ['END_OF_TEXT', 'Tokenizer', 'count_chunks', 'learn_merges', 'pieces'])
+def test_names_that_stay(name):
+    import mini_llm.bpe
+    assert name in mini_llm.bpe.__all__
+    assert not {'KEY', 'COUNT', 'LAST', 'LIST', 'FREQUENT', 'NO_LIMIT', 'LONGEST'} & set(mini_llm.bpe.__all__)
+
 def test_tokenizers_can_be_copied_and_pickled(tok):
     tok = Tokenizer(tok.vocab, r'\S+|\s+', {END_OF_TEXT: 2000}, tok.merge_counts)
     tok.add_special_tokens(['<x>'])
     expected = tok.encode('¿Quién? <x>', 'all').tolist() # the memories are in use
     for o in (copy.copy(tok), copy.deepcopy(tok), pickle.loads(pickle.dumps(tok))):
-        for name in ('vocab', 'pattern', 'special_tokens', 'merges', 'merge_counts', 'n_vocab'): assert getattr(o, name) == getattr(tok, name)
+        for name in ('vocab', 'pattern', 'special_tokens', 'merges', 'merge_counts', 'n_vocab'):
+            assert getattr(o, name) == getattr(tok, name)
         assert o.encode('¿Quién? <x>', 'all').tolist() == expected and o._memories is not tok._memories
     assert len(pickle.dumps(tok)) < 100_000 # what is remembered stays at home

@@ -63,7 +63,9 @@ def test_repetition_does_no_harm(unit):
     text = unit * (400_000 // len(unit))
     order, rank = sort_suffixes(codes(text))
     k = len(unit)
-    assert (np.diff(rank[order]) == 1).all() and (rank[:-k-1] > rank[k:-1]).all()   # the shorter of two that agree comes first
+    assert (np.diff(rank[order]) == 1).all() and (
+        rank[: -k - 1] > rank[k:-1]
+    ).all()  # the shorter of two that agree comes first
     seen = copies(text + text, text)
     assert seen.share() == 1 and seen.longest == text and seen.stretches[0][:2] == (0, len(text))
 
@@ -98,7 +100,8 @@ def test_words():
 def test_mistakes_are_told():
     with pytest.raises(ValueError, match='the corpus is empty'): copies('a', '')
     for least in 0, -1, 2.5, '30':
-        with pytest.raises(ValueError, match='must be a whole number from 1 on'): Copies('a', CorpusIndex('a'), least)
+        with pytest.raises(ValueError, match='must be a whole number of at least 1'):
+            Copies('a', CorpusIndex('a'), least)
 
 
 class Page(HTMLParser):
@@ -116,7 +119,9 @@ class Page(HTMLParser):
     def handle_data(self, data): self.text += data
 
 
-@pytest.mark.parametrize('evil', ['<script>alert(1)</script>', '"\'><img src=x onerror=alert(1)>', '&lt;b&gt;', '\n\n\t ñ'])
+@pytest.mark.parametrize(
+    'evil', ['<script>alert(1)</script>', '"\'><img src=x onerror=alert(1)>', '&lt;b&gt;', '\n\n\t ñ']
+)
 def test_any_text_is_shown_whole_and_inert(evil):
     seen = copies(evil + ' nuevo ' + evil, evil + '\'"<i>', 3)
     page = Page(seen._repr_html_())

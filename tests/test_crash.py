@@ -1,4 +1,4 @@
-"Runs that end at the worst moment: killed anywhere, out of disk, unread; what they leave is whole, and goes on to the same end"
+"Runs that end at the worst moment: killed anywhere, out of disk, unread; what they leave goes on to the same end"
 import json
 import os
 import random
@@ -41,8 +41,9 @@ def at(object, name, act):
 def kill(*args, **kwargs): os.kill(os.getpid(), signal.SIGKILL)
 def after(plain, *args, **kwargs): plain(*args, **kwargs); kill()
 def half(plain, path, data):
-    with files.atomic_open(path, 'w' if isinstance(data, str) else 'wb') as f: f.write(data[:len(data)//2]); f.flush(); kill()
-if how == 'backward': at(backprop.Backprop, 'backward', after)   # between the parts of an accumulated batch, for an odd n
+    with files.atomic_open(path, 'w' if isinstance(data, str) else 'wb') as f:
+        f.write(data[:len(data)//2]); f.flush(); kill()
+if how == 'backward': at(backprop.Backprop, 'backward', after)   # between the parts of a batch, for an odd n
 if how == 'write': at(checkpoint, 'write_atomic', half)               # in the middle of a file
 if how == 'sync': at(os, 'fsync', kill)                          # a file is there, but has not got its name
 if how == 'replace': at(os, 'replace', after)                    # it has just got it
@@ -105,7 +106,8 @@ def test_no_space_left(reference, command, tokens, tmp_path):
         'def kill', 'def full(*args): raise OSError(28, "No space left on device")\ndef kill')
     code, out, err = command('sync', 20, '--data', tokens, *SMALL, script=code)
     run = Run(tmp_path/'runs'/'small300-1')
-    assert code == 2 and 'No space left on device; what was saved before stands, and `python train.py --resume runs/small300-1`' in err
+    assert code == 2 and 'No space left on device; what was saved before stands, and `' in err
+    assert 'train.py --resume runs/small300-1`' in err
     assert 'Traceback' not in err and not list(run.path.rglob('.*.tmp'))
     assert load_state(run.path/'state.safetensors')[1]['step'] >= 1
     code, out, err = command('--resume', run.path)
@@ -118,7 +120,8 @@ def disk(tmp_path):
     "A real disk of one megabyte"
     path = tmp_path/'disk'
     path.mkdir()
-    made = shutil.which('mount') and subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', path], capture_output=True, timeout=60)
+    mount = ['mount', '-t', 'tmpfs', '-o', 'size=1m', 'tmpfs', path]
+    made = shutil.which('mount') and subprocess.run(mount, capture_output=True, timeout=60)
     if not made or made.returncode: pytest.skip('no right to mount a small disk')
     yield path
     subprocess.run(['umount', '-l', path], timeout=60)
@@ -165,7 +168,8 @@ def test_the_estimate_of_memory_is_near_what_is_used():
         import torch
         from mini_llm.train import *
         from mini_llm.gpt import GPT, GPTConfig
-        cfg, machine = GPTConfig(vocab_size=2048, n_layer=4, n_head=4, n_embd=256, context_length=128), Device(threads=1)
+        cfg = GPTConfig(vocab_size=2048, n_layer=4, n_head=4, n_embd=256, context_length=128)
+        machine = Device(threads=1)
         def once(cfg, n):
             model = GPT(cfg)
             grads, optimizers = gradients(model, machine, n), make_optimizers(model)
@@ -207,7 +211,8 @@ def test_a_terminal_of_80_columns(root, tokens, tmp_path):
     "One line with loss, bits per byte, speed and time left, not cut"
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack('HHHH', 24, 80, 0, 0))
-    p = subprocess.Popen([sys.executable, root/'train.py', '--data', tokens, *SMALL, '--steps', '400', '--checkpoint_seconds', '60'],
+    many = '--steps', '400', '--checkpoint_seconds', '60'
+    p = subprocess.Popen([sys.executable, root/'train.py', '--data', tokens, *SMALL, *many],
                          cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=theirs)
     os.close(theirs)
     out, end = b'', time.monotonic() + 100
@@ -230,7 +235,8 @@ class SummaryWriter:
     def add_scalar(self, *row): self.rows.append(row)
     add_text = add_scalar
     def close(self): open('board.json', 'w').write(json.dumps(self.rows))
-sys.modules['torch.utils.tensorboard'] = types.SimpleNamespace(SummaryWriter=SummaryWriter) if sys.argv.pop(1) == 'there' else None
+fake = types.SimpleNamespace(SummaryWriter=SummaryWriter)
+sys.modules['torch.utils.tensorboard'] = fake if sys.argv.pop(1) == 'there' else None
 raise SystemExit(train.main())
 """
 
@@ -251,4 +257,5 @@ def test_patience(command, tokens, tmp_path):
     assert code == 0, err
     result = Run(tmp_path/'runs'/'small300-1').result
     assert (result['steps'], result['best']['step']) == (12, 6)
-    assert sorted(p.name for p in (tmp_path/'runs'/'small300-1').rglob('*.safetensors')) == ['model.safetensors']*2 + ['state.safetensors']
+    files = sorted(p.name for p in (tmp_path/'runs'/'small300-1').rglob('*.safetensors'))
+    assert files == ['model.safetensors']*2 + ['state.safetensors']

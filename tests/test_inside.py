@@ -56,7 +56,9 @@ def test_maps_are_those_of_the_model(model, ids):
         q, k, v = attn.project(x, model.cos, model.sin)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)[0]
         assert_close(weights @ v[0].repeat_interleave(c.n_head//c.n_kv_head, dim=0), mixed, atol=1e-5, rtol=1e-5)
-        assert_close(attn.o_proj(mixed.transpose(0, 1).flatten(1)), attn(x, model.cos, model.sin)[0], atol=1e-5, rtol=1e-5)
+        assert_close(
+            attn.o_proj(mixed.transpose(0, 1).flatten(1)), attn(x, model.cos, model.sin)[0], atol=1e-5, rtol=1e-5
+        )
 
 
 def test_lens_ends_in_the_answer_of_the_model(model, ids):
@@ -66,7 +68,9 @@ def test_lens_ends_in_the_answer_of_the_model(model, ids):
     assert_close(lens[-1], model(ids[None])[0])
     bits = lens_bits(lens, ids)
     assert bits.shape == (model.cfg.n_layer+1, 23)
-    assert bits[-1].mean().item() == pytest.approx(model.loss(ids[None, :-1], ids[None, 1:]).item() / math.log(2), rel=1e-4)
+    assert bits[-1].mean().item() == pytest.approx(
+        model.loss(ids[None, :-1], ids[None, 1:]).item() / math.log(2), rel=1e-4
+    )
 
 
 def test_the_future_is_not_seen(model, ids):
@@ -97,8 +101,17 @@ def test_ids_of_any_kind(model, ids):
     assert logit_lens(model, [3]).shape[1] == 1 and lens_bits(logit_lens(model, [3]), [3]).shape[1] == 0
 
 
-@pytest.mark.parametrize('wrong, words', [([], 'at least one'), ([[1, 2]], 'of one text'), ([0]*25, '25 tokens do not fit context_length=24'),
-                                          ([70], 'another tokenizer'), ([-1], 'another tokenizer'), ([1.5], 'int32 or int64')])
+@pytest.mark.parametrize(
+    'wrong, words',
+    [
+        ([], 'at least one'),
+        ([[1, 2]], 'of one text'),
+        ([0] * 25, '25 tokens do not fit context_length=24'),
+        ([70], 'another tokenizer'),
+        ([-1], 'another tokenizer'),
+        ([1.5], 'int32 or int64'),
+    ],
+)
 def test_wrong_ids_are_told(model, wrong, words):
     for look in streams, attention_maps, logit_lens:
         with pytest.raises(ValueError, match=words): look(model, wrong)
@@ -120,10 +133,16 @@ def test_plots_say_what_is_so(model, ids):
     assert_close(torch.tensor(axs[-1, 0].images[0].get_array()), maps[0, -1])
     ax = plot_lens(lens, ids, names, ax=plt.subplots()[1])
     top = lens.argmax(-1)
-    assert [o.get_text() for o in ax.texts] == [n if len(n) < 8 else '·encab…' for n in (names[i] for i in top.flatten())]
+    assert [o.get_text() for o in ax.texts] == [
+        n if len(n) < 8 else '·encab…' for n in (names[i] for i in top.flatten())
+    ]
     assert len(ax.patches) == (top[:, :-1] == ids[1:]).sum()
     assert [o.get_text() for o in ax.get_yticklabels()][0] == 'embedding'
-    for wrong in lambda: plot_lens(lens, ids[1:], names), lambda: lens_bits(lens, ids[1:]), lambda: plot_maps(maps, names[:2]):
+    for wrong in (
+        lambda: plot_lens(lens, ids[1:], names),
+        lambda: lens_bits(lens, ids[1:]),
+        lambda: plot_maps(maps, names[:2]),
+    ):
         with pytest.raises(ValueError, match='do not fit'): wrong()
 
 

@@ -221,8 +221,8 @@ def test_kernels_may_be_switched_off(toy):
     assert toy.says(code, NUMBA_DISABLE_JIT='1') == '20 function'
 
 def test_parallel_kernels_are_kept_too(toy):
-    (toy.package/'wide.py').write_text('from numba import prange\n' + IMPORT + '@kernel(parallel=True)\ndef double(a):\n'
-                                       '    for i in prange(len(a)): a[i] *= 2\n')
+    (toy.package/'wide.py').write_text('from numba import prange\n' + IMPORT + '@kernel(parallel=True)\n'
+                                       'def double(a):\n    for i in prange(len(a)): a[i] *= 2\n')
     code = '''
 import numpy as np
 from toy.wide import double

@@ -2,6 +2,7 @@
 import json
 import math
 import random
+import subprocess
 import sys
 from html.parser import HTMLParser
 
@@ -15,15 +16,34 @@ from mini_llm.engine.decoding import Decoder
 from mini_llm.generate import generate
 from mini_llm.gpt import GPT, GPTConfig
 from mini_llm.gallery.watching import Reading, surprise, turn_knobs, watch, weigh, write
-from mini_llm.gallery.tokens import visible
+from mini_llm.gallery.drawing import visible
 from mini_llm.train import evaluate
 
-EVIL = ['', ' ', '\n\n', ' \n \n', '\t\r\n', '<script>alert(1)</script>', '"\'><img src=x onerror=alert(1)>', '&lt;&amp;', 'a·b|c',
-        'ñandú', '👩‍👩‍👧‍👦', 'لا إله', '我读书', '\x00\x1b[31m\x7f', '\u202eevil\u00a0', 'razo\u0301n', '<|endoftext|>', '</span></div><style>*{}']
+EVIL = [
+    '',
+    ' ',
+    '\n\n',
+    ' \n \n',
+    '\t\r\n',
+    '<script>alert(1)</script>',
+    '"\'><img src=x onerror=alert(1)>',
+    '&lt;&amp;',
+    'a·b|c',
+    'ñandú',
+    '👩‍👩‍👧‍👦',
+    'لا إله',
+    '我读书',
+    '\x00\x1b[31m\x7f',
+    '\u202eevil\u00a0',
+    'razo\u0301n',
+    '<|endoftext|>',
+    '</span></div><style>*{}',
+]
 
 
 @pytest.fixture(scope='module')
-def tok(): return Tokenizer(Tokenizer.load(ROOT/'tokenizer_models/cervantes1024.model').vocab)      # without special tokens
+def tok():
+    return Tokenizer(Tokenizer.load(ROOT / 'tokenizer_models/cervantes1024.model').vocab)  # without special tokens
 
 
 @pytest.fixture(scope='module')
@@ -106,7 +126,13 @@ def test_any_text_is_shown_whole_and_inert(decoder, tok, text):
     html = reading._repr_html_()
     page = Page(html)
     assert reading.text == text and not page.open and len(page.notes) == len(reading.ids)
-    assert page.tags <= {'style', 'div', 'span', 'b', 'wbr'} and page.names <= {'class', 'style', 'tabindex', 'role', 'hidden'}
+    assert page.tags <= {'style', 'div', 'span', 'b', 'wbr'} and page.names <= {
+        'class',
+        'style',
+        'tabindex',
+        'role',
+        'hidden',
+    }
     shown = ''.join(visible(b).replace('↵', '↵\n').replace('·', ' ') for b in reading.pieces)
     assert page.text.replace('·', ' ').startswith(shown)
     assert 'url(' not in html and '\x1b' not in html + repr(reading) and '\n' not in repr(reading)
@@ -127,23 +153,25 @@ def test_notes_name_every_option_and_mark_the_token_itself(tok):
     assert '&lt;p&gt;</span>' in reading._repr_html_()
 
 
-@pytest.mark.parametrize('settings', [{}, dict(temperature=0), dict(top_k=3, repetition_penalty=1.3), dict(temperature=2, top_p=1)])
+@pytest.mark.parametrize(
+    'settings', [{}, dict(temperature=0), dict(top_k=3, repetition_penalty=1.3), dict(temperature=2, top_p=1)]
+)
 def test_writing_is_generating(decoder, tok, settings):
     for prompt in ('En un lugar', '', 'Sancho ' * 40):                   # the last is longer than the window
-        trace = write(decoder, prompt, 80, 5, tok, **settings)
-        assert trace.text == generate(decoder, prompt, 80, 5, tokenizer=tok, **settings) and len(trace.ids) == 80
+        trace = write(decoder, prompt, 80, seed=5, tokenizer=tok, **settings)
+        assert trace.text == generate(decoder, prompt, 80, seed=5, tokenizer=tok, **settings) and len(trace.ids) == 80
 
 
 def test_a_special_token_ends_the_text(decoder, tok):
-    trace = write(decoder, 'Sancho', 30, 3, tok)
+    trace = write(decoder, 'Sancho', 30, seed=3, tokenizer=tok)
     ended = Tokenizer(tok.vocab[:-1], special_tokens=['<|endoftext|>'])
-    branch = write(decoder, 'Sancho', 30, 3, ended).branch(0, 1023)
+    branch = write(decoder, 'Sancho', 30, seed=3, tokenizer=ended).branch(0, 1023)
     assert branch.ids == [] and branch.text == '' and Page(branch._repr_html_()).text.startswith('Sancho')
-    assert write(decoder, 'Sancho', 30, 3, ended, given=[*trace.ids[:4], 1023]).ids == trace.ids[:4]
+    assert write(decoder, 'Sancho', 30, seed=3, tokenizer=ended, given=[*trace.ids[:4], 1023]).ids == trace.ids[:4]
 
 
 def test_branches(decoder, tok):
-    trace = write(decoder, 'En un lugar', 50, 3, tok, temperature=1.2)
+    trace = write(decoder, 'En un lugar', 50, seed=3, tokenizer=tok, temperature=1.2)
     for k in (0, 7, 49):
         other = trace.branch(k, trace.options[k][-2][0])
         assert other.ids[:k] == trace.ids[:k] and other.ids[k] == trace.options[k][-2][0] and len(other.ids) == 50
@@ -160,7 +188,7 @@ def test_branches(decoder, tok):
 
 
 def test_readings_of_written_text_agree(decoder, tok):
-    trace = write(decoder, 'En un', 20, 1, tok)
+    trace = write(decoder, 'En un', 20, seed=1, tokenizer=tok)
     prompt = tok.encode('En un').tolist()
     again = surprise(decoder, prompt + trace.ids, tok)
     assert trace.bits == pytest.approx(again.bits[len(prompt):], rel=1e-3)
@@ -177,35 +205,39 @@ def notebook():
 def test_watching_ends_with_the_whole_text_even_if_interrupted(decoder, tok, monkeypatch, notebook):
     from IPython.utils.capture import capture_output
     import mini_llm.gallery.watching
-    def stopped(*args):
+    def stopped(*args, **kwargs):
         yield 'Sancho'
         raise KeyboardInterrupt
-    with capture_output() as seen: watch(decoder, 'En un', 30, 1, tokenizer=tok)
-    assert seen.outputs[-1].data['text/plain'] == 'En un' + generate(decoder, 'En un', 30, 1, tokenizer=tok)
+    with capture_output() as seen: watch(decoder, 'En un', 30, seed=1, tokenizer=tok)
+    assert seen.outputs[-1].data['text/plain'] == 'En un' + generate(decoder, 'En un', 30, seed=1, tokenizer=tok)
     monkeypatch.setattr(mini_llm.gallery.watching, 'stream', stopped)
     with capture_output() as seen, pytest.raises(KeyboardInterrupt): watch(decoder, '')
     assert seen.outputs[-1].data['text/plain'] == 'Sancho'
 
 
 def test_watching_outside_a_notebook_prints(decoder, tok, capsys):
-    watch(decoder, 'En un', 30, 1, tokenizer=tok)
-    assert capsys.readouterr().out == 'En un' + generate(decoder, 'En un', 30, 1, tokenizer=tok) + '\n'
+    watch(decoder, 'En un', 30, seed=1, tokenizer=tok)
+    assert capsys.readouterr().out == 'En un' + generate(decoder, 'En un', 30, seed=1, tokenizer=tok) + '\n'
 
 
-@pytest.mark.parametrize('name,value', [('temperature', .3), ('top_k', 2), ('top_p', .1), ('min_p', .9), ('repetition_penalty', 2.)])
+@pytest.mark.parametrize(
+    'name,value', [('temperature', 0.3), ('top_k', 2), ('top_p', 0.1), ('min_p', 0.9), ('repetition_penalty', 2.0)]
+)
 def test_every_slider_moves_the_bars(decoder, tok, name, value):
     pytest.importorskip('ipywidgets')
     knobs = turn_knobs(decoder, 'Sancho Sancho', tok)
-    slider, picture = next(o for o in knobs.children if o.description == name), knobs.children[-1]
+    slider, picture = knobs.sliders[name], knobs.picture
     def bars(): return [o.get_height() for o in knobs.figure.axes[0].patches]
     before, png = bars(), picture.value
     slider.value = value
     assert bars() != before and picture.value != png and png[:4] == b'\x89PNG'
-    for o in knobs.children[:-1]:                                        # the ends of every slider are allowed settings
+    for o in knobs.sliders.values():                                     # the ends of every slider are allowed settings
         for end in (o.min, o.max): o.value = end
 
 
-@pytest.mark.parametrize('act', [lambda m, t: turn_knobs(m, 'x', t), lambda m, t: write(m, 'x', 3, 1, t).explore()])
+@pytest.mark.parametrize(
+    'act', [lambda m, t: turn_knobs(m, 'x', t), lambda m, t: write(m, 'x', 3, seed=1, tokenizer=t).explore()]
+)
 def test_without_ipywidgets_a_word_about_it(decoder, tok, monkeypatch, act):
     monkeypatch.setitem(sys.modules, 'ipywidgets', None)
     with pytest.raises(ImportError, match='pip install ipywidgets'): act(decoder, tok)
@@ -213,14 +245,16 @@ def test_without_ipywidgets_a_word_about_it(decoder, tok, monkeypatch, act):
 
 def test_clicking_through_branches(decoder, tok):
     pytest.importorskip('ipywidgets')
-    trace = write(decoder, '<b>En un', 12, 2, tok)
+    trace = write(decoder, '<b>En un', 12, seed=2, tokenizer=tok)
     view = trace.explore()
-    prompt, words, options, back = view.children
+    prompt, words, options, back = view.box.children
     assert '&lt;b&gt;' in prompt.value and not options.children and back.disabled
     for k in (3, 0):
         before = view.trace
         words.children[k].click()
-        assert [o.description.rsplit(' ', 1)[0] for o in options.children] == [visible(tok.token_bytes(i)) for i, _ in before.options[k]]
+        assert [o.description.rsplit(' ', 1)[0] for o in options.children] == [
+            visible(tok.token_bytes(i)) for i, _ in before.options[k]
+        ]
         options.children[-1].click()
         assert view.trace.ids == before.branch(k, before.options[k][-1][0]).ids
         assert [o.description for o in words.children] == [visible(b) for b in view.trace.pieces]
@@ -233,7 +267,12 @@ def test_clicking_through_branches(decoder, tok):
 
 def test_stored_displays_load_nothing():
     nb = json.loads((ROOT/'nbs/gallery/watching.ipynb').read_text('utf-8'))
-    shown = [''.join(o['data']['text/html']) for c in nb['cells'] for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    shown = [
+        ''.join(o['data']['text/html'])
+        for c in nb['cells']
+        for o in c.get('outputs', [])
+        if 'text/html' in o.get('data', {})
+    ]
     assert shown and all(Page(o).tags <= {'style', 'div', 'span', 'b', 'wbr'} for o in shown)
     assert 'widget' not in ''.join(json.dumps(c.get('outputs', [])) for c in nb['cells'])
 
@@ -241,7 +280,9 @@ def test_stored_displays_load_nothing():
 @pytest.mark.parametrize('colours', ['', 'body{background:#111;color:#ddd}', '[hidden]{display:none!important}'])
 def test_browser_shows_a_note_under_the_mouse_and_at_the_focus(browser, tok, colours):
     ids = tok.encode('Dijo <b>(no)</b> & calló, ' + 'que no hay camino tan llano ' * 12).tolist()
-    reading = Reading(tok, ids, [float(k % 12) for k in range(len(ids))], [[(i, .5), (60, .25), (195, .1)] for i in ids], 'a <i> ')
+    reading = Reading(
+        tok, ids, [float(k % 12) for k in range(len(ids))], [[(i, 0.5), (60, 0.25), (195, 0.1)] for i in ids], 'a <i> '
+    )
     page = browser.new_page(viewport=dict(width=500, height=600))
     page.set_content(f'<!doctype html><style>{colours}</style>{reading._repr_html_()}')
     tokens, notes = page.locator('.reading [tabindex]'), page.locator('[role=note]:visible')
@@ -267,3 +308,27 @@ def test_browser_breaks_lines_and_overflows_nowhere(browser, tok):
     page.set_content('<!doctype html>' + Reading(tok, ids, [9.]*len(ids), [[(i, .1)] for i in ids])._repr_html_())
     assert page.evaluate('document.documentElement.scrollWidth') <= 400
     page.close()
+
+
+def test_watching_without_ipython_prints(decoder, tok, tmp_path):
+    "In a process that cannot import it"
+    tok.save(tmp_path/'t.model')
+    decoder_of = f'from mini_llm.engine.decoding import Decoder; d = Decoder({str(tmp_path)!r})'
+    model = GPT(GPTConfig(vocab_size=tok.n_vocab, n_layer=1, n_head=1, n_embd=16, context_length=8))
+    model.save(tmp_path)
+    code = f"""import sys
+sys.modules['IPython'] = None
+{decoder_of}
+from mini_llm.bpe import Tokenizer
+from mini_llm.gallery.watching import watch
+watch(d, 'Sancho', 3, seed=1, tokenizer=Tokenizer.load({str(tmp_path/'t.model')!r}))"""
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, timeout=300)
+    assert res.returncode == 0 and res.stdout.startswith(b'Sancho'), res.stderr
+
+
+def test_looking_that_fails_leaves_a_model_in_training(model, tok):
+    model.train()
+    for look in lambda: surprise(model, [10**6], tok), lambda: surprise(model, [0, 10**6, 3], tok):
+        with pytest.raises((ValueError, IndexError)): look()
+        assert model.training
+    model.eval()

@@ -15,7 +15,8 @@ from commands import ROOT, begin, end
 from PIL import Image
 
 NOTEBOOKS = sorted(ROOT.glob('nbs/**/*.ipynb'))
-each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda p: p.relative_to(ROOT/'nbs').with_suffix('').as_posix())
+NAMES = [p.relative_to(ROOT/'nbs').with_suffix('').as_posix() for p in NOTEBOOKS]
+each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=NAMES)
 
 
 def cells(path): return json.loads(path.read_text('utf-8'))['cells']
@@ -46,7 +47,7 @@ DECIMAL = re.compile(r'\d+\.\d+')
 
 
 def same_text(a, b):
-    "Whether two texts differ in nothing, or only in the last digit of decimal numbers: 11.45 is printed as 11.4 or as 11.5"
+    "Whether texts differ in nothing, or only in the last digit of decimal numbers: 11.45 is printed as 11.4 or as 11.5"
     numbers = zip(DECIMAL.findall(a), DECIMAL.findall(b))
     return DECIMAL.sub('#', a) == DECIMAL.sub('#', b) and all(
         abs(float(x) - float(y)) < 1.5 * 10.**-len(x.partition('.')[2]) for x, y in numbers)
@@ -54,7 +55,8 @@ def same_text(a, b):
 
 def test_numbers_may_differ_in_their_last_digit_alone():
     assert same_text('<b>11.4 bits</b> of 3', '<b>11.5 bits</b> of 3')
-    for other in ('<b>11.6 bits</b> of 3', '<b>11.5 bits</b> of 4', '<b>11.5 bit</b> of 3', '<b>11.5 bits</b> of 3 0.1'):
+    others = '<b>11.6 bits</b> of 3', '<b>11.5 bits</b> of 4', '<b>11.5 bit</b> of 3', '<b>11.5 bits</b> of 3 0.1'
+    for other in others:
         assert not same_text('<b>11.4 bits</b> of 3', other)
 
 
@@ -65,7 +67,8 @@ def test_runs_and_prints_what_is_stored(path, tmp_path):
     if sys.platform != 'linux': return
     for stored, fresh in zip(cells(path), cells(tmp_path/path.relative_to(ROOT/'nbs')), strict=True):
         (figures, rest), (new_figures, new_rest) = split_outputs(stored), split_outputs(fresh)
-        assert same_text(json.dumps(rest), json.dumps(new_rest)), f'{path.name} prints something else in:\n{source(stored)}'
+        same = same_text(json.dumps(rest), json.dumps(new_rest))
+        assert same, f'{path.name} prints something else in:\n{source(stored)}'
         assert len(figures) == len(new_figures) and all(map(same_figure, figures, new_figures)), \
             f'{path.name} draws something else in:\n{source(stored)}'
 
@@ -83,7 +86,7 @@ def test_stored_outputs_are_clean(path):
 
 @each_notebook
 def test_cells_with_imports_hold_nothing_else(path):
-    "nbdev may run the imports of a notebook without the rest, as for signatures in docs; what stands beside them would run too"
+    "nbdev may run the imports of a notebook without the rest, as for signatures in docs, and what stands beside them"
     for cell in [c for c in cells(path) if c['cell_type'] == 'code' and 'nbdev_export(' not in source(c)]:
         kinds = {isinstance(o, (ast.Import, ast.ImportFrom))
                  for o in ast.parse(re.sub(r'^[%!].*$', '', source(cell), flags=re.MULTILINE)).body}
@@ -98,9 +101,10 @@ def test_opens_with_a_title_and_a_summary_alone(path):
 
 
 def test_each_module_comes_from_one_notebook():
-    exps = [m[1] for p in NOTEBOOKS for c in cells(p) if (m := re.search(r'^#\| *default_exp +([\w.]+)', source(c), re.M))]
-    package = ROOT/'mini_llm'
-    modules = {'.'.join(p.relative_to(package).with_suffix('').parts) for p in package.rglob('*.py') if p.stem not in ('__init__', '_modidx')}
+    said = [re.search(r'^#\| *default_exp +([\w.]+)', source(c), re.MULTILINE) for p in NOTEBOOKS for c in cells(p)]
+    exps, package = [m[1] for m in said if m], ROOT/'mini_llm'
+    modules = {'.'.join(p.relative_to(package).with_suffix('').parts) for p in package.rglob('*.py')
+               if p.stem not in ('__init__', '__main__', '_modidx')}
     assert len(exps) == len(set(exps)) and set(exps) == modules
 
 

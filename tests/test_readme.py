@@ -6,8 +6,8 @@ README = runpy.run_path(str(Path(__file__).resolve().parents[1]/'tools'/'readme.
 
 
 def test_links_start_at_the_root():
-    text = '[a](01_bpe.ipynb#merges) ![b](images/c.png) [d](../LICENSE) [e](https://x.y/z) [f](#g)\n\n```python\nx[0](y)\n```'
-    assert README['prose'](text) == ('[a](nbs/01_bpe.ipynb#merges) ![b](nbs/images/c.png) [d](LICENSE) [e](https://x.y/z) '
+    text = '[a](01_bpe.ipynb#m) ![b](i/c.png) [d](../LICENSE) [e](https://x.y/z) [f](#g)\n\n```python\nx[0](y)\n```'
+    assert README['prose'](text) == ('[a](nbs/01_bpe.ipynb#m) ![b](nbs/i/c.png) [d](LICENSE) [e](https://x.y/z) '
                                      '[f](#g)\n\n```python\nx[0](y)\n```')
 
 

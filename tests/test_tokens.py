@@ -15,8 +15,25 @@ from mini_llm.gallery.tokens import TokenView, bytes_per_token, plot_merge_tree,
 matplotlib.use('agg')
 import matplotlib.pyplot as plt  # noqa: E402
 
-EVIL = ['', ' ', '\n\n', '\t\r\n', '<script>alert(1)</script>', '"\'><img src=x onerror=alert(1)>', '&lt;&amp;', 'a|b', '\\xc3',
-        'ñandú', '👩‍👩‍👧‍👦', 'لا إله', '我读书', '\x00\x1b[31m\x7f', '\u202eevil\u00a0', 'razo\u0301n', '<|endoftext|>']
+EVIL = [
+    '',
+    ' ',
+    '\n\n',
+    '\t\r\n',
+    '<script>alert(1)</script>',
+    '"\'><img src=x onerror=alert(1)>',
+    '&lt;&amp;',
+    'a|b',
+    '\\xc3',
+    'ñandú',
+    '👩‍👩‍👧‍👦',
+    'لا إله',
+    '我读书',
+    '\x00\x1b[31m\x7f',
+    '\u202eevil\u00a0',
+    'razo\u0301n',
+    '<|endoftext|>',
+]
 
 
 @pytest.fixture(scope='module')
@@ -52,7 +69,11 @@ def test_any_text_is_shown_whole_and_inert(tok, text):
     view = show_tokens(tok, text)
     page = Page(view._repr_html_())
     assert b''.join(view.pieces).decode() == text and view.ids == tok.encode(text).tolist()
-    assert page.tags <= {'div', 'span', 'br', 'wbr'} and {name for name, _ in page.attrs} <= {'title', 'style'} and not page.open
+    assert (
+        page.tags <= {'div', 'span', 'br', 'wbr'}
+        and {name for name, _ in page.attrs} <= {'title', 'style'}
+        and not page.open
+    )
     assert page.text.startswith(''.join(map(visible, view.pieces)))
     titles = [value for name, value in page.attrs if name == 'title']
     assert [bytes.fromhex(o.split(': ')[1]) for o in titles] == view.pieces
@@ -76,23 +97,33 @@ def test_titles_say_id_place_and_bytes(tok):
 
 def test_neighbours_have_different_colours(tok):
     html = show_tokens(tok, 'que ' * 20)._repr_html_()
-    colours = [value.split(';')[0] for name, value in Page(html).attrs if name == 'style' and value.startswith('background')]
+    colours = [
+        value.split(';')[0] for name, value in Page(html).attrs if name == 'style' and value.startswith('background')
+    ]
     assert len(colours) >= 20 and all(a != b for a, b in zip(colours, colours[1:]))
 
 
 def test_stored_displays_load_nothing():
     nb = json.loads((ROOT/'nbs/gallery/tokens.ipynb').read_text('utf-8'))
-    shown = [''.join(o['data']['text/html']) for c in nb['cells'] for o in c.get('outputs', []) if 'text/html' in o.get('data', {})]
+    shown = [
+        ''.join(o['data']['text/html'])
+        for c in nb['cells']
+        for o in c.get('outputs', [])
+        if 'text/html' in o.get('data', {})
+    ]
     assert shown and all(Page(o).tags <= {'div', 'span', 'br', 'wbr'} for o in shown)
 
 
-@pytest.mark.parametrize('word', ['', 'a', ' Quijote', 'acción', 'pingüino', ' encaballerado', '👩‍👧', 'dos palabras', '\n'])
+@pytest.mark.parametrize(
+    'word', ['', 'a', ' Quijote', 'acción', 'pingüino', ' encaballerado', '👩‍👧', 'dos palabras', '\n']
+)
 def test_merge_tree_has_every_byte_and_every_merge_above_its_parts(tok, word):
     ax = plot_merge_tree(tok, word)
     ax.figure.canvas.draw()
     bottom = sorted((o.get_position()[0], o.get_text()) for o in ax.texts if o.get_position()[1] == 0)
     assert [label for _, label in bottom] == [visible(bytes([b])) for b in word.encode()]
-    for line in ax.lines: assert list(line.get_ydata()) == sorted(line.get_ydata()) and line.get_ydata()[0] < line.get_ydata()[1]
+    for line in ax.lines:
+        assert list(line.get_ydata()) == sorted(line.get_ydata()) and line.get_ydata()[0] < line.get_ydata()[1]
     tops = [o for o in ax.texts if o.get_bbox_patch().get_facecolor() != (1, 1, 1, 1)]
     assert [o.get_text() for o in tops] == [visible(tok.vocab[i]) for i in tok.encode(word)]
     numbers = [int(o.get_text().replace(',', '')) for o in ax.get_yticklabels()[1:]]
@@ -147,8 +178,11 @@ def test_every_result_file_can_be_drawn(path):
 
 
 def test_speed_plot_leaves_out_absolute_rows():
-    rows = [dict(work='split', peer='regex', ratio=10, bar=12, aim=20), dict(work='memory', ratio=None, bar=800, aim=400),
-            dict(work='decode', peer='tiktoken', ratio=2, bar=1, aim=3)]
+    rows = [
+        dict(work='split', peer='regex', ratio=10, bar=12, aim=20),
+        dict(work='memory', ratio=None, bar=800, aim=400),
+        dict(work='decode', peer='tiktoken', ratio=2, bar=1, aim=3),
+    ]
     ax = plot_speed(dict(rows=rows))
     assert len(ax.patches) == 2 and ax.get_legend() is None                  # and what a benchmark aims at is no result
     with pytest.raises(ValueError, match='nothing to compare'): plot_speed(dict(rows=rows[1:2]))

@@ -47,7 +47,7 @@ def test_stopped_by_a_signal_saves_and_says_how_to_go_on(reference, start, finis
     p.send_signal(number)
     out, err = p.communicate(timeout=60)
     assert p.returncode == 128 + number and not err
-    assert 'python train.py --resume runs/small300-2' in out
+    assert 'train.py --resume runs/small300-2' in out
     assert f'stopped after step {len(Run(run).metrics)} of 60' in out
     code, out, err = finish('train.py', '--resume')         # without a name: the newest unfinished
     assert code == 0, err
@@ -92,14 +92,14 @@ def test_without_arguments_it_trains_on_the_newest_token_files(finish, tokens, t
     shutil.copytree(tokens.parent, tmp_path/'datasets')
     code, out, err = finish('train.py', *SMALL, '--steps', 3)
     assert code == 0 and 'small300-1' in out, err
-    assert 'python generate.py' in out
+    assert 'generate.py "En un lugar de la Mancha" --run runs/' in out
     code, out, err = finish('generate.py', 'En un lugar de la Mancha', '--seed', 1, '--max_new_tokens', 5)
     assert code == 0 and out.startswith('En un lugar de la Mancha') and 'small300-1' in err
 
 
 def test_without_token_files_it_prints_the_command_that_makes_them(finish):
     code, out, err = finish('train.py')
-    assert code == 2 and 'python dataset.py --train True --train_dataset' in err and 'Traceback' not in err
+    assert code == 2 and 'dataset.py --train True --train_dataset' in err and 'Traceback' not in err
 
 
 @pytest.mark.parametrize('args, message', [
@@ -143,7 +143,8 @@ def test_a_damaged_checkpoint_is_refused_with_the_reason(finish, tokens, referen
 
 @pytest.mark.parametrize('more', [['1e30'], ['1e18', '--warmup', 0, '--eval_every', 1]], ids=['loss', 'evaluation'])
 def test_divergence_is_named_and_keeps_the_last_good_checkpoint(finish, tokens, tmp_path, more):
-    code, out, err = finish('train.py', '--data', tokens, *SMALL, '--learning_rate', more[0], '--adam_learning_rate', *more)
+    code, out, err = finish('train.py', '--data', tokens, *SMALL, '--learning_rate', more[0],
+                            '--adam_learning_rate', *more)
     assert code == 1 and re.search(r'step \d+: .* keeps its last good checkpoint', err) and 'Traceback' not in err
     assert re.search(r"first seen in: .+, in the window that begins '\S", err), err
     tensors, info = load_state(tmp_path/'runs'/'small300-1'/'state.safetensors')
@@ -194,7 +195,7 @@ def test_minutes_choose_a_network_and_reproduce_repeats_the_run(finish, tokens, 
 
 
 def test_a_cpu_without_bfloat16_trains_in_float32(finish, tokens, tmp_path):
-    "As an older CPU would: oneDNN and torch are told to use AVX2 at most, where bfloat16 is emulated and many times slower"
+    "As an older CPU would: oneDNN and torch are told to use AVX2 at most, where bfloat16 is emulated"
     args = '--steps 12 --n_layer 4 --n_head 4 --n_embd 256 --context_length 64 --batch_size 4'.split()
     code, out, err = finish('train.py', '--data', tokens, *args, ONEDNN_MAX_CPU_ISA='AVX2', ATEN_CPU_CAPABILITY='avx2')
     assert code == 0, err
@@ -204,8 +205,9 @@ def test_a_cpu_without_bfloat16_trains_in_float32(finish, tokens, tmp_path):
 
 
 def test_help_explains_every_field():
-    from mini_llm.workshop.commands import _train_parser
-    text = _train_parser().format_help()
+    from mini_llm.workshop.commands import _TRAIN_EXAMPLES, _train_flags
+    from mini_llm.workshop.terminal import parser
+    text = parser('train', _train_flags({}), '', _TRAIN_EXAMPLES).format_help()
     for word in '--resume', '--preset', '--n_layer', 'Blocks', '--minutes', 'examples:': assert word in text
 
 

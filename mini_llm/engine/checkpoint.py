@@ -48,7 +48,8 @@ def load_state(
         with safe_open(path, 'pt') as f:
             header,tensors = f.metadata() or {}, {k:f.get_tensor(k).clone() for k in f.keys()}
     except SafetensorError as e: raise ValueError(f"{path} is damaged or not a checkpoint: {e}") from e
-    if not {'mini_llm', 'digest'} <= set(header): raise ValueError(f"{path} is a safetensors file, but not a checkpoint of mini_llm")
+    if not {'mini_llm', 'digest'} <= set(header):
+        raise ValueError(f"{path} is a safetensors file, but not a checkpoint of mini_llm")
     if header['digest'] != digest(tensors, header['mini_llm']):
         raise ValueError(f"{path} is damaged: its contents do not match their digest")
     return tensors, json.loads(header['mini_llm'])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .checks import number
 from .kernels import kernel
 from .progress import progress_bar
 from .splitting import ChunkTable
@@ -118,7 +119,7 @@ def _string(pairs, row, word):
 
 @partial(kernel, inline=True)
 def _add(pairs, key, word, weight):
-    "Count a pair of a word that occurs `weight` times, and put the word on the pair's list"
+    "Count a pair of a word that occurs `weight` times, and string the word on its list"
     i = _find_pair(pairs, key)
     if pairs.slots[i] < 0:
         row = pairs.used[_ROWS]
@@ -142,7 +143,7 @@ def _forget(pairs, key, weight): pairs.notes[pairs.slots[_find_pair(pairs, key)]
 
 @partial(kernel, inline=True)
 def _merge_word(words, word, left, right, new, pairs):
-    "Merge a pair in one word, and keep the counts and lists of its neighbours true"
+    "Merge a pair in one word, `1 2 3 1 2` to `9 3 9` with `1 2` to 9, and keep counts and lists of its neighbours true"
     ids,weight = words.ids,words.weights[word]
     first,end = words.begin[word],words.begin[word] + words.length[word]
     i = o = first
@@ -174,7 +175,7 @@ def _index(words, pairs):
 # %% ../../nbs/engine/merging.ipynb #a1b2c303
 @partial(kernel, inline=True)
 def _merge_everywhere(words, row, new, pairs):
-    "Merge the pair of a row of notes in all words that hold it"
+    "Merge the pair of a row of notes in all words on its string, first the one that was strung last"
     key,place = pairs.notes[row,_KEY],pairs.notes[row,_BEAD]
     while place >= 0:
         word,before = pairs.beads[place,0],pairs.beads[place,1]
@@ -236,7 +237,8 @@ def _enter(pairs):
 def _enlarged(pairs, heap, size):
     "The same pairs and heap with a table of `size` slots, and room for half as many pairs"
     more = size//2 - len(pairs.notes)
-    pairs = pairs._replace(slots=np.full(size, -1, np.int32), notes=np.vstack([pairs.notes, np.empty((more, 4), np.int64)]))
+    notes = np.vstack([pairs.notes, np.empty((more, 4), np.int64)])
+    pairs = pairs._replace(slots=np.full(size, -1, np.int32), notes=notes)
     _enter(pairs)
     return pairs, heap._replace(rows=np.vstack([heap.rows, np.empty((more, 2), np.int64)]))
 
@@ -244,7 +246,8 @@ def _empty(n_ids):
     "Room for the pairs of that many ids: the table at first for every pair of bytes, at most 65,536"
     none = np.empty((0, 4), np.int64)
     pairs = Pairs(np.empty(0, np.int32), none, np.empty((3*n_ids, 2), np.int32), np.array([0, 0, -1]))
-    return _enlarged(pairs, Heap(none[:,:2].copy(), np.zeros(1, np.int64)), 1 << max(2*min(n_ids, 1 << 16), 1 << 11).bit_length())
+    heap = Heap(none[:,:2].copy(), np.zeros(1, np.int64))
+    return _enlarged(pairs, heap, 1 << max(2*min(n_ids, 1 << 16), 1 << 11).bit_length())
 
 # %% ../../nbs/engine/merging.ipynb #cbbf01c0
 def _as_words(chunks, ids_to):
@@ -259,7 +262,7 @@ def learn_merges(
     progress:bool=False, # Show a progress bar, if somebody is there to see it
 )->np.ndarray: # (n, 3) or shorter if no pair is left: left id, right id, and how often the pair occurred
     "Merge the most frequent pair of the whole text, again and again"
-    n = min(n, int(chunks.begin[len(chunks)])) # there cannot be more
+    n = min(number('n', n, least=0), int(chunks.begin[len(chunks)])) # there cannot be more
     words = _as_words(chunks, n+256)
     del chunks # a large table makes room, if nobody else needs it
     merges,pace,done = np.empty((n, 3), np.int64),np.array([0, _FREQUENT]),0

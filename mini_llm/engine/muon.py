@@ -42,7 +42,7 @@ class Muon(torch.optim.Optimizer):
     "Momentum with orthogonalised steps, for weight matrices (Jordan 2024)"
     def __init__(self,
         params, # Matrices only
-        lr:float=LEARNING_RATE, # Size of a move, if there is one at every step: about the most that a singular value changes
+        lr:float=LEARNING_RATE, # Size of a step: about the most that a singular value changes in it
         momentum:float=0.9, # Share of the past in the averaged gradient
         weight_decay:float=WEIGHT_DECAY, # A step multiplies the matrix by `1 - lr*weight_decay`
         every:int=4, # A matrix moves at every so many steps, and further by the root of that
@@ -53,7 +53,8 @@ class Muon(torch.optim.Optimizer):
             if not v >= 0: raise ValueError(f"{k}={v} must be at least 0")
         for k,v in dict(every=every, threads=threads).items():
             if v < 1: raise ValueError(f"{k}={v} must be at least 1")
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, every=every, dtype=dtype, threads=threads))
+        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, every=every, dtype=dtype,
+                                      threads=threads))
 
 # %% ../../nbs/engine/muon.ipynb #db266780
 @patch

@@ -18,4 +18,5 @@ def progress_bar(
     **kwargs, # For `tqdm`: `desc`, `total`, `unit` ...
 )->tqdm:
     "A progress bar, if somebody is there to see it"
-    return tqdm(iterable, disable=None if show and sys.stderr else True, **kwargs)
+    place = sys.stderr and not getattr(sys.stderr, 'closed', False)
+    return tqdm(iterable, disable=None if show and place else True, **kwargs)

@@ -7,7 +7,7 @@ __all__ = ['Team', 'PeerLost']
 
 # %% ../../nbs/engine/team.ipynb #b7b3f7c7
 import os, sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 import torch.distributed as dist
@@ -108,7 +108,7 @@ def attempt(self:Team,
     if error: raise error
     return res
 
-# %% ../../nbs/engine/team.ipynb #51410092
+# %% ../../nbs/engine/team.ipynb #1aa44776
 @patch
 def check_same(self:Team,
     digest:str, # Of this process's weights
@@ -116,8 +116,8 @@ def check_same(self:Team,
     "RuntimeError if another process holds other weights"
     first = self.broadcast(lambda: digest)
     if first != digest: raise RuntimeError(
-        f"process {self.rank} of {self.size} no longer has the weights of process 0, so the machines do not compute alike; "
-        "start the run again with one process, or with machines and versions of torch that are the same")
+        f"process {self.rank} of {self.size} no longer has the weights of process 0, so the machines do not compute "
+        "alike; start the run again with one process, or with machines and versions of torch that are the same")
 
 # %% ../../nbs/engine/team.ipynb #7b2556a1
 @patch
@@ -129,7 +129,8 @@ def say(self:Team,
     try:
         tqdm.write(_shown(text), file=sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:     # the reader has gone, or the disk is full
+        with suppress(OSError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValueError: pass     # closed
 
 def _shown(text):

@@ -31,7 +31,8 @@ def plot_speed(
     ax = axes(7, .36*len(rows) + .9) if ax is None else ax
     for y,row in enumerate(rows):
         ax.barh(y, row['ratio']-1, left=1, height=.62, color=BLUE if row['ratio'] >= 1 else ORANGE)
-        ax.annotate(f"{row['ratio']:,.3g} × {row['peer']}", (max(1, row['ratio']), y), (5, 0), textcoords='offset points', va='center')
+        end,text = (max(1, row['ratio']), y),f"{row['ratio']:,.3g} × {row['peer']}"
+        ax.annotate(text, end, (5, 0), textcoords='offset points', va='center')
     ax.axvline(1, color='0.2', lw=1)
     ax.set_xscale('log')
     ax.xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), minor_locator=NullLocator(),

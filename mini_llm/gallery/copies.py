@@ -13,6 +13,7 @@ from html import escape
 import numpy as np
 from fastcore.basics import patch
 
+from ..engine.checks import number
 from ..engine.kernels import kernel
 from .drawing import GREY, axes
 
@@ -30,7 +31,7 @@ def _first_letters(codes):
 # %% ../../nbs/gallery/copies.ipynb #51c91665
 def sort_suffixes(
     codes:np.ndarray, # The characters of a text as numbers
-)->tuple[np.ndarray,np.ndarray]: # Where the suffixes begin, in order; and the rank of each, from 1, with a 0 for the end
+)->tuple[np.ndarray,np.ndarray]: # Where the suffixes begin, in order; the rank of each, from 1, and a 0 for the end
     "The suffix array by prefix doubling"
     if not (n := len(codes)): raise ValueError("the text is empty, so there are no suffixes to sort")
     key,k = _first_letters(codes)
@@ -123,8 +124,7 @@ class Copies:
         index:CorpusIndex, # Where it may come from
         least:int=30, # Shortest stretch that counts, in characters
     ):
-        if not isinstance(least, int) or least < 1: raise ValueError(f"least={least!r} must be a whole number from 1 on")
-        self.output,self.index,self.least = output,index,least
+        self.output,self.index,self.least = output,index,number('least', least, least=1)
         self.lengths,self.starts = index.longest_matches(output)
 
     @property
@@ -167,8 +167,9 @@ def new_share(self:Copies)->float: # From 0 to 1
 @patch(as_prop=True)
 def summary(self:Copies)->str: # One line
     "All of it in numbers"
+    n = len(words_of(self.output))
     return (f'{self.share():.0%} of {len(self.output):,} characters copied in stretches of {self.least} or more, '
-            f'the longest has {len(self.longest):,}; {self.new_share:.0%} of {len(words_of(self.output)):,} words are new')
+            f'the longest has {len(self.longest):,}; {self.new_share:.0%} of {n:,} words are new')
 
 # %% ../../nbs/gallery/copies.ipynb #a90f0d2c
 @patch(as_prop=True)

@@ -14,27 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .drawing import plot_attention
 from ..bpe import Tokenizer
+from ..engine.device import reading
 from ..gpt import GPT
-from .tokens import visible
+from .drawing import ORANGE, axes, plot_attention, visible
 
 # %% ../../nbs/gallery/inside.ipynb #93154405
-@torch.no_grad()
 def streams(
     model:GPT, # Any model
     ids:'list[int]|np.ndarray|Tensor', # Token ids of one text, no more than the context holds
 )->Tensor: # (n_layer+1,t,n_embd)
     "The residual stream of a text before the first block, and after each"
-    ids,res,training = torch.as_tensor(ids, device=model.embed_tokens.weight.device),[],model.training
+    ids,res = torch.as_tensor(ids, device=model.embed_tokens.weight.device),[]
     if ids.ndim != 1 or not len(ids):
         raise ValueError(f"ids must be those of one text, at least one; got shape {tuple(ids.shape)}")
     hooks = [model.layers[0].register_forward_pre_hook(lambda _,args: res.append(args[0][0]))]
     hooks += [o.register_forward_hook(lambda _,args,out: res.append(out[0])) for o in model.layers]
-    try: model.eval().hidden_states(ids[None])
+    try:
+        with reading(model): model.hidden_states(ids[None])
     finally:
         for o in hooks: o.remove()
-        model.train(training)
     return torch.stack(res)
 
 # %% ../../nbs/gallery/inside.ipynb #fbb58536
@@ -52,21 +51,23 @@ def attention_maps(
 def plot_maps(
     maps:Tensor, # From `attention_maps`, (n_layer,n_head,t,t)
     tokens:list[str], # What to write along the axes
-    size:float=2.4, # Width of one map, in inches
-): # The axes, (n_head,n_layer)
-    "All attention maps of a model: a column for each block, a row for each head"
-    import matplotlib.pyplot as plt
-    cols,rows,t,_ = maps.shape
+    size:float=2.6, # Width of one map, in inches
+    heads:list[tuple[int,int]]|None=None, # Which to draw, as (block, head), both from 1 (default: all)
+)->'np.ndarray': # The axes: (n_head,n_layer), or one for each of `heads`
+    "Attention maps of a model: a column for each block, a row for each head"
+    n_layer,n_head,t,_ = maps.shape
     if len(tokens) != t: raise ValueError(f"{len(tokens)} tokens do not fit maps of {t}; give one text for each id")
-    _,axs = plt.subplots(rows, cols, figsize=(size*cols, size*rows + .3), layout='constrained', squeeze=False)
-    for (h,l),ax in np.ndenumerate(axs):
-        plot_attention(maps[l,h].cpu(), tokens, f'block {l+1}, head {h+1}', ax)
-        ax.tick_params(labelsize=min(9, 60*size/t), length=0)
-        ax.title.set_size(9)
-        ax.set(xlabel='looks at' if h == rows-1 else '', ylabel='' if l else 'token')
-        if l: ax.set_yticks([])
-        if h < rows-1: ax.set_xticks([])
-    return axs
+    if heads is None: shape,heads = (n_head,n_layer),[(l+1,h+1) for h in range(n_head) for l in range(n_layer)]
+    else: shape = 1,len(heads)
+    axs = axes(size*shape[1] + .4, size*shape[0] + .6, *shape, squeeze=False)
+    for (row,col),ax in np.ndenumerate(axs):
+        l,h = heads[row*shape[1] + col]
+        plot_attention(maps[l-1,h-1].cpu(), tokens, f'block {l}, head {h}', ax)
+        ax.tick_params(labelsize=min(8, 60*size/t))
+        ax.set(xlabel='looks at' if row == shape[0]-1 else '', ylabel='' if col else 'token')
+        if col: ax.set_yticks([])
+        if row < shape[0]-1: ax.set_xticks([])
+    return axs if len(heads) == n_head*n_layer else axs[0]
 
 # %% ../../nbs/gallery/inside.ipynb #7df2c12b
 def weight_back(
@@ -75,7 +76,8 @@ def weight_back(
 )->Tensor: # (n_layer,n_head), from 0 to 1
     "The mean weight that each head gives to the token so far back"
     if not 0 <= distance < maps.shape[-1]:
-        raise ValueError(f"distance={distance} must be from 0 to {maps.shape[-1]-1}, in a text of {maps.shape[-1]} tokens")
+        t = maps.shape[-1]
+        raise ValueError(f"distance={distance} must be from 0 to {t-1}, in a text of {t} tokens")
     return maps.diagonal(-distance, -2, -1).mean(-1)
 
 # %% ../../nbs/gallery/inside.ipynb #eba9a3d1
@@ -92,23 +94,24 @@ def plot_lens(
     lens:Tensor, # From `logit_lens`, (n_layer+1,t,vocab_size)
     ids:Iterable[int], # The text
     names:list[str], # What to write for each id
-    ax=None, # Matplotlib axes to draw on (default: a new figure)
-): # The axes drawn on
+    ax:'Axes|None'=None, # Where to draw (default: a new figure)
+)->'Axes': # The axes drawn on
     "Draw the likeliest next token at every place, after every block; a frame means that it comes"
-    import matplotlib.pyplot as plt
+    from matplotlib.patches import Rectangle
     ids,(rows,t,_) = [int(i) for i in ids],lens.shape
     if len(ids) != t: raise ValueError(f"{len(ids)} ids do not fit a lens of {t} tokens; give the same ids to both")
     probs,top = lens.cpu().softmax(-1).max(-1)
     def short(i): return o if len(o := names[i]) < 8 else o[:6] + '…'
-    if ax is None: _,ax = plt.subplots(figsize=(max(3, .5*t + 1), .4*rows + .8))
+    ax = axes(min(max(3, .42*t + 1), 9.8), .42*rows + .9) if ax is None else ax
     im = ax.imshow(probs.numpy(), cmap='Blues', vmin=0, vmax=1, origin='lower', aspect='auto')
     for (l,i),p in np.ndenumerate(probs.numpy()):
         ax.text(i, l, short(top[l,i]), ha='center', va='center', fontsize=7, color='white' if p > .6 else '0.1')
         if i+1 < t and top[l,i] == ids[i+1]:
-            ax.add_patch(plt.Rectangle((i-.46, l-.44), .92, .88, fill=False, color='C1', lw=1.4))
+            ax.add_patch(Rectangle((i-.46, l-.44), .92, .88, fill=False, color=ORANGE, lw=1.4))
     ax.set_xticks(range(t), [names[i] for i in ids], fontsize=8, rotation=90 if len(max(names, key=len)) > 1 else 0)
     ax.set_yticks(range(rows), ['embedding', *(f'block {l}' for l in range(1, rows))], fontsize=8)
     ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     ax.set_xlabel('token read')
     ax.figure.colorbar(im, ax=ax, label='probability', pad=.01)
     return ax
@@ -127,6 +130,7 @@ def lens_bits(
 )->Tensor: # (n_layer+1,t-1)
     "How many bits the true next token costs, before the first block and after each"
     nexts = torch.tensor([int(i) for i in ids][1:], device=lens.device)
-    if lens.shape[1] != len(nexts)+1: raise ValueError(f"{len(nexts)+1} ids do not fit a lens of {lens.shape[1]} tokens")
+    if lens.shape[1] != len(nexts)+1:
+        raise ValueError(f"{len(nexts)+1} ids do not fit a lens of {lens.shape[1]} tokens")
     logp = lens[:,:-1].log_softmax(-1)
     return -logp.gather(-1, nexts.expand(len(lens), -1)[...,None])[...,0] / math.log(2)

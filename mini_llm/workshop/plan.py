@@ -26,9 +26,10 @@ from .run import Run
 from .settings import TrainConfig, check_fit, record
 
 # %% ../../nbs/workshop/plan.ipynb #e6def989
-SIZES = {name: dict(n_layer=layers, n_head=heads, n_embd=64*heads, context_length=context) for name,layers,heads,context in [
-    ('nano', 2, 1, 128), ('micro', 3, 2, 128), ('tiny', 4, 2, 128), ('mini', 4, 3, 128), ('compact', 4, 4, 128),
-    ('modest', 6, 4, 128), ('small', 6, 6, 256), ('base', 8, 8, 512), ('large', 12, 12, 512)]}
+_RUNGS = [('nano', 2, 1, 128), ('micro', 3, 2, 128), ('tiny', 4, 2, 128), ('mini', 4, 3, 128), ('compact', 4, 4, 128),
+          ('modest', 6, 4, 128), ('small', 6, 6, 256), ('base', 8, 8, 512), ('large', 12, 12, 512)]
+SIZES = {name: dict(n_layer=layers, n_head=heads, n_embd=64*heads, context_length=context)
+         for name,layers,heads,context in _RUNGS}
 
 # %% ../../nbs/workshop/plan.ipynb #f5bdb2c9
 def n_parameters(
@@ -47,8 +48,9 @@ def why_too_large(
     fresh:int, # Tokens of the training text
 )->str: # Empty if it would pay
     "Why a model would not pay for a time or a text"
-    if parameters*_SEEN > seen: return f"it would read {seen:,.0f} tokens in that time, and want {parameters*_SEEN:,.0f}"
-    if parameters*_NEW > fresh: return f"it would want a text of {parameters*_NEW:,.0f} tokens, and this one has {fresh:,}"
+    want,want_new = parameters*_SEEN, parameters*_NEW
+    if want > seen: return f"it would read {seen:,.0f} tokens in that time, and want {want:,.0f}"
+    if want_new > fresh: return f"it would want a text of {want_new:,.0f} tokens, and this one has {fresh:,}"
     return ''
 
 # %% ../../nbs/workshop/plan.ipynb #3692add8
@@ -103,9 +105,10 @@ class Plan:
     def __str__(self):
         s,n = self.shape, self.batch_size*self.accumulate
         parts = f' ({self.batch_size} at a time)' if self.accumulate > 1 else ''
-        return (f"{_named(s)} ({n_parameters(s)/1e6:.2g} million parameters), dropout {s.dropout:.1f}, about "
-                f"{float(f'{self.steps:.2g}'):,.0f} steps of {n} windows of {s.context_length}{parts}; expect {self.bits[0]:.2f} "
-                f"to {self.bits[1]:.2f} bits per byte\n{self.why}")
+        steps,(low,high) = float(f'{self.steps:.2g}'), self.bits
+        return (f"{_named(s)} ({n_parameters(s)/1e6:.2g} million parameters), dropout {s.dropout:.1f}, "
+                f"about {steps:,.0f} steps of {n} windows of {s.context_length}{parts}; "
+                f"expect {low:.2f} to {high:.2f} bits per byte\n{self.why}")
 
 def _named(shape): return f'{shape.n_layer} layers of {shape.n_embd}'
 
@@ -129,7 +132,8 @@ def _cut(wanted, fits):
 # %% ../../nbs/workshop/plan.ipynb #4e227ad0
 def _why_not(data, shape, cut, rate, seconds, spent):
     "Why a size is not tried; empty if it is"
-    if len(data.train) < 100*shape.context_length: return f'was not tried: the text has fewer than 100 windows of {shape.context_length} tokens'
+    if len(data.train) < 100*shape.context_length:
+        return f'was not tried: the text has fewer than 100 windows of {shape.context_length} tokens'
     if spent > _TIMING*seconds: return f'was not tried: timing took {spent/seconds:.0%} of the time'
     if not cut: return 'would not fit: the text, the memory or the disk is too small for it'
     return _too_large(data, shape, rate, seconds)
@@ -204,28 +208,34 @@ def shaped(
 # %% ../../nbs/workshop/plan.ipynb #27510190
 def _settle(cfg, shape, data, rate, fits):
     "Settings without a gap, the model, and the plan, if there are minutes to be planned"
-    if not cfg.steps:
-        minutes,first = cfg.minutes or 3., shape and shaped(shape, data.meta['n_vocab'])
-        plan = choose(data, minutes, rate, fits, cfg.batch_size, cfg.accumulate, first)
-        epochs = plan.steps*plan.accumulate*plan.batch_size*plan.shape.context_length / len(data.train)
-        chosen = dict(minutes=minutes, batch_size=plan.batch_size, accumulate=plan.accumulate, weight_decay=plan.weight_decay,
-                      eval_every=-(-plan.steps//plan.evaluations))
-        if first: plan = dataclasses.replace(plan, shape=shaped(shape, data.meta['n_vocab'], epochs))
-        return _filled(cfg, chosen), plan.shape, plan
-    first = shaped(shape, data.meta['n_vocab'])
-    wanted = cfg.batch_size or default_batch(data, first.context_length)
-    size,parts = (cfg.batch_size, 1) if cfg.batch_size else _cut(wanted, partial(fits, first)) or (wanted, 1)
-    epochs = cfg.steps * (cfg.accumulate or parts) * size * first.context_length / len(data.train)
-    chosen = dict(batch_size=size, accumulate=parts, weight_decay=decay_for(epochs), eval_every=max(1, cfg.steps//10))
-    return _filled(cfg, chosen), shaped(shape, data.meta['n_vocab'], epochs), None
+    n_vocab,plan = data.meta['n_vocab'], None
+    if cfg.steps: found = _for_steps(cfg, shaped(shape, n_vocab), data, fits)
+    else:
+        minutes,given = cfg.minutes or 3., shape and shaped(shape, n_vocab)
+        plan = choose(data, minutes, rate, fits, cfg.batch_size, cfg.accumulate, given)
+        found = dict(minutes=minutes, batch_size=plan.batch_size, accumulate=plan.accumulate, steps=plan.steps,
+                     weight_decay=plan.weight_decay, eval_every=-(-plan.steps//plan.evaluations))
+    length = plan.shape.context_length if plan else shaped(shape, n_vocab).context_length
+    epochs = found.pop('steps') * found['accumulate'] * found['batch_size'] * length / len(data.train)
+    if shape or not plan: shape = shaped(shape, n_vocab, epochs)
+    if plan: plan = dataclasses.replace(plan, shape=shape or plan.shape)
+    found = dict(weight_decay=decay_for(epochs)) | found
+    cfg = dataclasses.replace(cfg, **{k:v for k,v in found.items() if getattr(cfg, k) is None})
+    return cfg, plan.shape if plan else shape, plan
 
-def _filled(cfg, chosen): return dataclasses.replace(cfg, **{k:v for k,v in chosen.items() if getattr(cfg, k) is None})
+# %% ../../nbs/workshop/plan.ipynb #31523a08
+def _for_steps(cfg, shape, data, fits):
+    "Batch and evaluations of a run in steps"
+    wanted = cfg.batch_size or default_batch(data, shape.context_length)
+    cut = None if cfg.batch_size else _cut(wanted, partial(fits, shape))
+    size,parts = cut or (wanted, 1)
+    return dict(steps=cfg.steps, batch_size=size, accumulate=cfg.accumulate or parts, eval_every=max(1, cfg.steps//10))
 
 # %% ../../nbs/workshop/plan.ipynb #d536a50c
 def new_run(
     cfg:TrainConfig, # What to do
     shape:GPTConfig|dict|None=None, # The model, or some of its fields (default: what the minutes ask for)
-    rate:Callable|None=None, # Of shape, batch size, seconds and device: tokens per second of training; needed for minutes
+    rate:Callable|None=None, # Of shape, batch size, seconds and device: tokens per second; needed for minutes
     team:Team|None=None, # Who trains (default: this process)
     plans:list|None=None, # Of the run that this one repeats
 )->Run: # Its folder, with nothing trained yet
@@ -236,10 +246,13 @@ def new_run(
     check = partial(check_fit, data=data, device=device, team=team, runs=cfg.runs)
     least = shaped(SIZES['nano'] if shape is None and not cfg.steps else shape, data.meta['n_vocab'])
     check(least, cfg.batch_size or team.size)
-    if not plans: cfg,shape,plan = _settle(cfg, shape, data, lambda shape, n: rate(shape, n, .2, device), partial(_fits, check))
+    timed = lambda shape, n: rate(shape, n, .2, device)
+    if not plans: cfg,shape,plan = _settle(cfg, shape, data, timed, partial(_fits, check))
     check(shape, cfg.batch_size)
     more = dict(plans=plans) if plans else {}
-    if plan: more['plan'] = dict(said=str(plan), rate=plan.rate, bits=plan.bits, seconds=min(time.monotonic()-began, 6*cfg.minutes))
+    if plan:
+        seconds = min(time.monotonic() - began, 6*cfg.minutes)      # a tenth of the time at most, whatever happened
+        more['plan'] = dict(said=str(plan), rate=plan.rate, bits=plan.bits, seconds=seconds)
     return record(cfg, shape, data, device, team.size, **more)
 
 def _fits(check, shape, batch_size):
@@ -338,7 +351,8 @@ def end(self:Budget,
 @patch
 def state(self:Budget)->dict: # JSON can hold it
     "What has to be known to go on"
-    return dict(plans=self.plans, seconds=self.spent, in_steps=self.in_steps, recent={k:list(v) for k,v in self.recent.items()})
+    recent = {k:list(v) for k,v in self.recent.items()}
+    return dict(plans=self.plans, seconds=self.spent, in_steps=self.in_steps, recent=recent)
 
 @patch
 def load_state(self:Budget,

@@ -74,18 +74,19 @@ def _bar(total, done, show):
     return progress_bar(show, total=total, initial=done, file=_Patient(sys.stderr), dynamic_ncols=True,
                         bar_format='{percentage:3.0f}%|{bar}| {remaining} left{postfix}')
 
-# %% ../../nbs/workshop/report.ipynb #8144fafd
+# %% ../../nbs/workshop/report.ipynb #ae0ced9a
 class Report:
     "Writes down the steps of a run, and shows them"
     def __init__(self,
-        trainer:'Trainer', # Whose steps they are
+        trainer, # The `Trainer` whose steps they are
         progress:bool=True, # Show a bar
     ): self.trainer,self.progress,self.log,self.open = trainer, progress, None, ExitStack()
 
     def __enter__(self):
         t = self.trainer
         if not t.team.rank: self.log = self.open.enter_context(metrics_file(t.run, t.metrics_bytes))
-        self.board = self.open.enter_context(_board(t.run.path/'tensorboard', t.steps_done+1, t.cfg.tensorboard and not t.team.rank))
+        board = _board(t.run.path/'tensorboard', t.steps_done+1, t.cfg.tensorboard and not t.team.rank)
+        self.board = self.open.enter_context(board)
         self.bar = self.open.enter_context(_bar(t.n_steps, t.steps_done, self.progress and not t.team.rank))
         return self
 
@@ -102,7 +103,8 @@ def __call__(self:Report,
     self.log.flush()
     t = self.trainer
     self.bar.total = t.n_steps
-    self.bar.set_postfix_str(f"loss {row['loss']:.2f}, {self._bits(row['loss'])} bits/byte, {self._speed()} tok/s", refresh=False)
+    bits,speed = self._bits(row['loss']), self._speed()
+    self.bar.set_postfix_str(f"loss {row['loss']:.2f}, {bits} bits/byte, {speed} tok/s", refresh=False)
     self.bar.update()
     if 'val_bits' in row: t.team.say(f"step {row['step']} of {t.n_steps}: {row['val_bits']:.2f} bits per byte | "
                                      f"{' '.join(row['sample'].split())}")
@@ -138,7 +140,8 @@ class Stopped(KeyboardInterrupt):
         done:int, # Steps done
         n_steps:int, # Of how many
     ):
-        super().__init__(f"stopped after step {done} of {n_steps}, and saved; go on with\n\n    {command('train', '--resume', run.path)}\n")
+        super().__init__(f"stopped after step {done} of {n_steps}, and saved; go on with\n\n"
+                         f"    {command('train', '--resume', run.path)}\n")
         self.exit_code = 128 + number   # what a shell reports for a process ended by this signal
 
 # %% ../../nbs/workshop/report.ipynb #01151e88

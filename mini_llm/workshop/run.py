@@ -10,7 +10,6 @@ import json, math, warnings
 from contextlib import contextmanager
 from html import escape
 from pathlib import Path
-from textwrap import fill
 
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
@@ -27,7 +26,7 @@ class Run:
         self.path = Path(path)
         if not (self.path/'train.json').exists():
             raise ValueError(f"{self.path} is not a training run: it has no train.json. "
-                             f"`python train.py` makes one in runs/")
+                             f"`{command('train')}` makes one in runs/")
 
     def __repr__(self): return f"Run({str(self.path)!r})"
 
@@ -35,7 +34,8 @@ class Run:
 def _json(text, file):
     "Parse a file's text, or say which file is damaged"
     try: return json.loads(text)
-    except ValueError as e: raise ValueError(f"{file} is damaged ({e}); restore it from a copy, or remove the run") from None
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f"{file} is damaged ({e}); restore it from a copy, or remove the run") from None
 
 # %% ../../nbs/workshop/run.ipynb #a4dc7b98
 @patch(as_prop=True)
@@ -190,7 +190,7 @@ def newest_run(
     if weights: runs = [r for r in runs if (r.path/'model.safetensors').exists()]
     if runs: return runs[-1]
     kind = {None:'', True:'finished ', False:'unfinished '}[finished]
-    raise ValueError(f"no {kind}run {'with weights ' if weights else ''}in {folder}; `python train.py` makes one")
+    raise ValueError(f"no {kind}run {'with weights ' if weights else ''}in {folder}; `{command('train')}` makes one")
 
 # %% ../../nbs/workshop/run.ipynb #726c13e2
 def new_folder(

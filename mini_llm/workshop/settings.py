@@ -37,15 +37,15 @@ class TrainConfig:
     minutes:float|None = None # Length of the run in minutes of work (default: 3, unless steps are given)
     steps:int|None = None # Length of the run in steps
     batch_size:int|None = None # Windows in a batch (default: 16, or what the minutes ask for and the memory holds)
-    accumulate:int|None = None # Batches a step learns from; their gradients are averaged (default: 1, or as many as a larger batch was cut into)
+    accumulate:int|None = None # Batches a step learns from, averaged (default: 1, or what a larger one was cut into)
     learning_rate:float = LEARNING_RATE # For the matrices (Muon)
     adam_learning_rate:float = ADAM_LEARNING_RATE # For the embedding and the norms (AdamW)
-    weight_decay:float|None = None # Decoupled weight decay of the matrices: each step multiplies them by 1 - lr*weight_decay (default: by how often the text is read)
+    weight_decay:float|None = None # Each step multiplies the matrices by 1 - lr*weight_decay (default: by the epochs)
     warmup:int = 20 # Steps in which the learning rate rises
     cooldown:float = 0.4 # Share of the run in which it falls to zero
     clip:float = 1.0 # Longest gradient
     seed:int = 0 # Of weights, data order, dropout and samples
-    eval_every:int|None = None # Steps between evaluations (default: a tenth of the run, or more if they would take over 4 % of the minutes)
+    eval_every:int|None = None # Steps between evaluations (default: a tenth of the run, or 4 % of its minutes)
     patience:int|None = None # Evaluations without a new best, after which the run ends early (default: it never does)
     checkpoint_seconds:float = 30. # At most so much work is lost when the power fails
     threads:int|None = None # CPU threads, of all processes together (default: torch's choice)
@@ -62,8 +62,9 @@ def field_type(
     "What a setting must be, if it is given at all"
     return next(o for o in (*get_args(field.type), field.type) if o is not NoneType)
 
-# %% ../../nbs/workshop/settings.ipynb #a14a1acc
-_RANGES = dict(minutes=dict(above=0, most=365*24*60), steps=dict(least=1), batch_size=dict(least=1), accumulate=dict(least=1),
+# %% ../../nbs/workshop/settings.ipynb #d1f755e9
+_RANGES = dict(
+    minutes=dict(above=0, most=365*24*60), steps=dict(least=1), batch_size=dict(least=1), accumulate=dict(least=1),
     learning_rate=dict(least=0), adam_learning_rate=dict(least=0), weight_decay=dict(least=0), warmup=dict(least=0),
     cooldown=dict(least=0, most=1), clip=dict(above=0), seed=dict(least=0, below=2**63), eval_every=dict(least=1),
     patience=dict(least=1), checkpoint_seconds=dict(least=0), threads=dict(least=1))
@@ -121,9 +122,10 @@ def check_fit(
     if shape.vocab_size != data.meta['n_vocab']:
         raise ValueError(f"vocab_size={shape.vocab_size}, but {data.path} has {data.meta['n_vocab']} different ids")
     if (n := len(data.train)//shape.context_length - 1) < batch_size: raise ValueError(
-        f"batch_size={batch_size}, but {len(data.train):,} training tokens are too few for that: only {max(n, 0)} windows of "
-        f"{shape.context_length}; use more text, a smaller batch or a shorter context")
-    if team.size > batch_size: raise ValueError(f"batch_size={batch_size} cannot be shared by {team.size} processes; start fewer")
+        f"batch_size={batch_size}, but {len(data.train):,} training tokens are too few for that: only {max(n, 0)} "
+        f"windows of {shape.context_length}; use more text, a smaller batch or a shorter context")
+    if team.size > batch_size: raise ValueError(
+        f"batch_size={batch_size} cannot be shared by {team.size} processes; start fewer")
     check_room(shape, batch_size, device, team, runs)
 
 # %% ../../nbs/workshop/settings.ipynb #4279135c
@@ -140,11 +142,13 @@ def record(
     "Make the folder of a run"
     path = new_folder(cfg.runs, data.path.name)
     write_atomic(path/'tokenizer.bpe', (data.path/'tokenizer.model').read_bytes())
-    with suppress(ValueError): write_huggingface(Tokenizer.load(path/'tokenizer.bpe'), path/'tokenizer.json')   # not every pattern can be told to others
+    with suppress(ValueError):      # not every pattern can be told to others
+        write_huggingface(Tokenizer.load(path/'tokenizer.bpe'), path/'tokenizer.json')
     write_atomic(path/'config.json', json.dumps(shape.to_qwen3(), indent=1))
-    settings = dict(started=datetime.now(timezone.utc).isoformat(), recipe=RECIPE, processes=processes, train=asdict(cfg),
-                    machine=asdict(device), data=data.meta, data_from_run=_way(data.path, path), torch=torch.__version__, **more)
-    write_atomic(path/'train.json', json.dumps(settings, indent=1, ensure_ascii=False))
+    settings = dict(started=datetime.now(timezone.utc).isoformat(), recipe=RECIPE, processes=processes,
+                    train=asdict(cfg), machine=asdict(device), data=data.meta, data_from_run=_way(data.path, path),
+                    torch=torch.__version__, **more)
+    write_atomic(path/'train.json', json.dumps(settings, indent=1))
     return Run(path)
 
 # %% ../../nbs/workshop/settings.ipynb #e6f50971
@@ -166,24 +170,25 @@ def same_data(
             f"{data.path} was made from {part} {now['name']} ({now['sha256'][:8]}), but {run.path} was started with "
             f"{then['name']} ({then['sha256'][:8]}); make the token files again with dataset.py, or start a new run")
     if sha256(run.tokenizer_file) != recorded['tokenizer']['sha256']: raise ValueError(
-        f"{run.tokenizer_file} is not the tokenizer this run was started with; copy it back from {data.path/'tokenizer.model'}")
+        f"{run.tokenizer_file} is not the tokenizer this run was started with; "
+        f"copy it back from {data.path/'tokenizer.model'}")
     for key in ('train_split', 'n_vocab', 'train', 'val'):
         if data.meta[key] != recorded[key]: raise ValueError(
             f"{data.path} has {key} {data.meta[key]}, but {run.path} was started with {recorded[key]}; "
             "make the token files again with dataset.py as they were, or start a new run")
     return data
 
-# %% ../../nbs/workshop/settings.ipynb #caf9376e
+# %% ../../nbs/workshop/settings.ipynb #396bdfa2
 def find_data(
     run:Run, # Any run
 )->TokenFiles: # Its token files
-    "The token files a run was started with, also when it is resumed from elsewhere, or has been moved together with them"
+    "The token files a run was started with, also from another folder, or when both have been moved"
     typed,way = run.settings['train']['data'], run.settings['data_from_run']
     places = list(dict.fromkeys([Path(typed), Path(os.path.normpath(run.path/way))]))
     there = [load_tokens(p) for p in places if (p/'meta.json').exists()]
     if not there: raise ValueError(
-        f"the token files of {run.path} are not there. They were recorded as {typed}, which is looked for from {Path.cwd()} and from "
-        f"the run's own folder, as {places[-1]}; go where {run.path} was started, or put them back")
+        f"the token files of {run.path} are not there. They were recorded as {typed}, which is looked for from "
+        f"{Path.cwd()}, and from the run's own folder, as {places[-1]}; go where the run was started, or put them back")
     mine = [o for o in there if o.meta == run.settings['data']]
     return same_data((mine or there)[0], run)
 
@@ -193,4 +198,5 @@ def same_recipe(
 ):
     "Refuse a run of another version, since it would go on in another way"
     if run.settings.get('recipe') != RECIPE: raise ValueError(
-        f"{run.path} was begun by another version of mini_llm, which trained otherwise; start a new run with the same data")
+        f"{run.path} was begun by another version of mini_llm, which trained otherwise; "
+        "start a new run with the same data")
