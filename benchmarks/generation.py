@@ -17,7 +17,8 @@ import torch
 from common import race, report, row
 from transformers import Qwen3ForCausalLM
 
-from mini_llm.engine.decoding import Decoder, read_tensors
+from mini_llm.engine.decoding import Decoder
+from mini_llm.engine.layout import load_model
 from mini_llm.generate import Sampling, generate_batch, generate_ids
 from mini_llm.gpt import GPT, GPTConfig
 from mini_llm.workshop.run import Run, bits_per_byte, newest_run
@@ -47,8 +48,8 @@ def write_gguf(folder, cfg, kind):
     w.add_vocab_size(cfg.vocab_size)
     w.add_tokenizer_model('none')
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, cfg.n_layer)
-    for name, x in read_tensors(f'{folder}/model.safetensors').items():
-        name = names.get_name(name, try_suffixes=('.weight',))
+    for name, x in load_model(folder)[1].items():
+        name = names.get_name(f"model.{name}", try_suffixes=('.weight',))
         if x.ndim == 1: w.add_tensor(name, x)
         else: w.add_tensor(name, gguf.quants.quantize(x, q), raw_dtype=q)
     w.write_header_to_file()

@@ -187,15 +187,14 @@ def _encode_ordinary(self:Tokenizer, text):
 
 # %% ../nbs/01_bpe.ipynb #9e13df1b
 @patch
-def _cut_specials(self:Tokenizer, text, allowed):
-    "Ordinary text and allowed special tokens in turn, beginning and ending with text"
+def _allowed(self:Tokenizer, allowed):
+    "The special tokens that are to be recognised, the longest first"
     if isinstance(allowed, str) and allowed != 'all' or not isinstance(allowed, Iterable):
         raise ValueError(f"expected 'all' or a collection of strings, such as [{allowed!r}]")
-    if allowed == 'all': allowed = self.special_tokens
-    unknown = [s for s in allowed if s not in self.special_tokens]
+    res = list(self.special_tokens if isinstance(allowed, str) else allowed)
+    unknown = [s for s in res if not isinstance(s, str) or s not in self.special_tokens]
     if unknown: raise ValueError(f"{unknown[0]!r} is not a special token; there are {list(self.special_tokens)}")
-    if not allowed: return [text]
-    return re.split(f"({'|'.join(map(re.escape, sorted(allowed, key=len, reverse=True)))})", text)
+    return sorted(res, key=len, reverse=True)
 
 # %% ../nbs/01_bpe.ipynb #5ee04eda
 @patch
@@ -204,9 +203,10 @@ def encode(self:Tokenizer,
     allowed_special:Collection[str]=(), # Special tokens to recognise, or 'all'; others are ordinary text
 )->np.ndarray: # Ids, int32
     "Turn text into token ids"
-    if not allowed_special: return self._encode_ordinary(text)
+    allowed = self._allowed(allowed_special)
+    if not allowed: return self._encode_ordinary(text)
     utf8(text) # refuses what is no text while its places still count from the beginning
-    parts = self._cut_specials(text, allowed_special)
+    parts = re.split(f"({'|'.join(map(re.escape, allowed))})", text) # text and special tokens in turn
     ids = [[self.special_tokens[o]] if i % 2 else self._encode_ordinary(o) for i,o in enumerate(parts)]
     return np.concatenate(ids, dtype=np.int32)
 
@@ -282,20 +282,16 @@ def encode_batch(self:Tokenizer,
 )->list[np.ndarray]: # Ids of each text, int32
     "Turn several texts into token ids"
     if isinstance(texts, str): raise TypeError("expected several texts, got one str; encode takes a single text")
-    threads = number('threads', threads, least=1)
-    def encode(text): return self.encode(text, allowed_special)
-    with ThreadPoolExecutor(threads) as pool: return list(pool.map(encode, texts))
+    threads,allowed = number('threads', threads, least=1),self._allowed(allowed_special)
+    def encode(text): return self.encode(text, allowed)
+    with ThreadPoolExecutor(threads) as pool: return list(pool.map(encode, as_texts(texts)))
 
 # %% ../nbs/01_bpe.ipynb #89c86449
 _BORDER = re.compile(r'\n(?=\S)')
 
-def pieces(
-    texts:str|Iterable[str], # A text, or its parts one after another, such as the lines of an open file
-    size:int=1_000_000, # Characters in a piece, or a little more
-)->Iterator[str]: # Parts which joined give back the text
-    "Cut a text where a line has ended and another begins"
+def _pieces(texts, size):
     held,searched = '',0
-    for text in as_texts(texts):
+    for text in texts:
         held += text if isinstance(text, str) else utf8(text)    # which refuses it
         start = 0
         while border := _BORDER.search(held, max(start+size, searched)):
@@ -305,6 +301,13 @@ def pieces(
         searched = max(len(held) - 1, 0)
     if held: yield held
 
+def pieces(
+    texts:str|Iterable[str], # A text, or its parts one after another, such as the lines of an open file
+    size:int=1_000_000, # Characters in a piece, or a little more
+)->Iterator[str]: # Parts which joined give back the text
+    "Cut a text where a line has ended and another begins"
+    return _pieces(as_texts(texts), min(number('size', size, least=1), 2**62))
+
 # %% ../nbs/01_bpe.ipynb #5377a6b6
 @patch
 def pieces(self:Tokenizer,
@@ -312,11 +315,17 @@ def pieces(self:Tokenizer,
     allowed_special:Collection[str]=(), # Special tokens that will be recognised, or 'all'
 )->Iterator[str]: # Parts which joined give back the text
     "Cut a text where that changes no ids"
-    allowed = self.special_tokens if allowed_special == 'all' else allowed_special
-    whole = self.pattern not in FAST_PATTERNS or any('\n' in s for s in allowed)
-    return iter([''.join(texts)]) if whole else pieces(texts)
+    whole = self.pattern not in FAST_PATTERNS or any('\n' in s for s in self._allowed(allowed_special))
+    return iter([''.join(as_texts(texts))]) if whole else pieces(texts)
 
 # %% ../nbs/01_bpe.ipynb #f8d8a233
+@patch
+def _encode_pieces(self:Tokenizer, pieces, allowed, bar):
+    with bar:
+        for piece in pieces:
+            yield self.encode(piece, allowed)
+            bar.update(len(piece))
+
 @patch
 def encode_iter(self:Tokenizer,
     texts:str|Iterable[str], # A text, or its parts one after another, cut anywhere
@@ -324,11 +333,9 @@ def encode_iter(self:Tokenizer,
     progress:bool=False, # Show a progress bar, if somebody is there to see it
 )->Iterator[np.ndarray]: # Arrays of ids, int32, which joined are the ids of the whole text
     "Encode a text of any length piece by piece"
-    total = len(texts) if isinstance(texts, str) else None
-    with progress_bar(progress, desc='encode', total=total, unit='char', unit_scale=True) as bar:
-        for piece in self.pieces(texts, allowed_special):
-            yield self.encode(piece, allowed_special)
-            bar.update(len(piece))
+    allowed,total = self._allowed(allowed_special),len(texts) if isinstance(texts, str) else None
+    bar = progress_bar(progress, desc='encode', total=total, unit='char', unit_scale=True)
+    return self._encode_pieces(self.pieces(texts, allowed), allowed, bar)
 
 # %% ../nbs/01_bpe.ipynb #762c5ae6
 @patch

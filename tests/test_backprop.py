@@ -239,21 +239,18 @@ def test_dropout_follows_its_modules():
     assert way.backward(ids, targets) == pytest.approx(Autograd(model).backward(ids, targets), rel=1e-4)
 
 
-def test_targets_that_are_not_asked():
+def test_ids_and_targets_of_both_kinds():
     model, (ids, targets) = strong(), batch()
-    targets[0, 3:] = targets[2] = -1
-    by = [way.loss(ids, targets) for way in (Backprop(model, 3), Autograd(model))]
-    want = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten(), ignore_index=-1).item()
-    assert by == pytest.approx([want]*2, rel=1e-4)
-    by = [way.backward(ids, targets) for way in (Backprop(model, 3), Autograd(model))]
-    assert by == pytest.approx([want]*2, rel=1e-4)
-    assert Backprop(model, 3).loss(ids.int(), targets.int()) == pytest.approx(want, rel=1e-4)
-    assert Autograd(model).loss(ids.int(), targets.int()) == pytest.approx(want, rel=1e-4)
+    want = model.loss(ids, targets).item()
+    for way in (Backprop(model, 3), Autograd(model)):
+        assert way.loss(ids.int(), targets) == pytest.approx(want, rel=1e-4)
+        assert way.loss(ids.T.contiguous().T, targets.int()) == pytest.approx(want, rel=1e-4)
+        assert way.loss(ids[:2, 3:9], targets[:2, 3:9]) == pytest.approx(model.loss(ids[:2, 3:9], targets[:2, 3:9]).item(), rel=1e-4)
 
 
 IDS, TARGETS = batch()
 BAD = dict(beyond=(IDS+60, TARGETS), negative=(IDS-1-IDS.max(), TARGETS), target_beyond=(IDS, TARGETS+60), below=(IDS, TARGETS-62),
-           none_asked=(IDS, TARGETS*0-1), shapes=(IDS, TARGETS[:, :5]), one=(IDS[0], TARGETS[0]), empty=(IDS[:0], TARGETS[:0]),
+           one_not_asked=(IDS, TARGETS.where(TARGETS > 5, -1)), none_asked=(IDS, TARGETS*0-1), shapes=(IDS, TARGETS[:, :5]), one=(IDS[0], TARGETS[0]), empty=(IDS[:0], TARGETS[:0]),
            no_time=(IDS[:, :0], TARGETS[:, :0]), floats=(IDS.float(), TARGETS), short=(IDS, TARGETS.short()), lists=(IDS.tolist(), TARGETS),
            array=(IDS, TARGETS.numpy()), many=(IDS.repeat(2, 1), TARGETS.repeat(2, 1)), long=(IDS.repeat(1, 2), TARGETS.repeat(1, 2)),
            three=(IDS[None], TARGETS[None]), boolean=(IDS > 3, TARGETS))

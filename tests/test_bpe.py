@@ -3,12 +3,13 @@ import codecs, copy, pickle, random, re, sys, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, learn_merges
+from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, learn_merges, pieces
 from mini_llm.engine.encoding import LONGEST, Ranks
 from mini_llm.gallery.drawing import plot_merge_freqs
 from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, split
@@ -988,6 +989,54 @@ def test_threads_are_a_number(tok, threads):
 @pytest.mark.parametrize('allowed', [5, [5], 'x', ['x'], 1.5])
 def test_special_tokens_that_are_not_known_are_not_allowed(tok, allowed):
     with pytest.raises(ValueError, match='special token|collection'): tok.encode('a', allowed)
+
+def junk(rng):
+    "Something, and rarely what was asked for"
+    return rng.choice([
+        None, True, 0, 5, -1, 260, 2**70, 1.5, float('nan'), 1j, 'a', '', 'all', '\ud800', '(', '\n', b'a',
+        bytearray(b'a'), [], [1],
+        [-1], ['a'], [''], ['a', 'a'], [b'a'], [None], [True], [2**70], [[1]], [[1], [2, 3]], (1, 2), {}, {1: 2},
+        {'a': 'b'}, {'a': 300},
+        {'a'}, object(), np.array(3), np.array([1, 2]), np.array([[1]]), np.array(['a']), np.array([1.]),
+        np.array([None]),
+        np.float32(2), np.int64(257), range(3), iter([1]), iter(['a']), len, int, Path('x'), memoryview(b'ab'),
+        r'\S+|\s+'])
+
+def misuse(tok, name, rng):
+    "Call one function of a tokenizer with things that may not go there"
+    j = lambda *usual: rng.choice([*usual, junk(rng)])
+    match name:
+        case 'encode': tok.encode(j('a <x>'), j())
+        case 'batch': tok.encode_batch(j(['a']), j('all'), j(1) if rng.random() < .5 else 1)
+        case 'iter': list(tok.encode_iter(j('a\nb'), j('all')))
+        case 'pieces': list(pieces(j('a\nb'), j(1)))
+        case 'decode': tok.decode(j())
+        case 'token': tok.token_bytes(j())
+        case 'stream': list(tok.decode_stream(j()))
+        case 'offsets': tok.offsets(j(), j('characters'))
+        case 'init': Tokenizer(j(tok.vocab), j(GPT4_PATTERN), j(), j(None))
+        case 'train': Tokenizer.train(j('la la'), j(258), j(GPT4_PATTERN), j(()))
+        case 'add': copy.copy(tok).add_special_tokens(j())
+        case 'tiktoken': Tokenizer.from_tiktoken(j())
+        case 'learn': learn_merges(count_chunks('la la'), j())
+
+@pytest.mark.parametrize('n', [600, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings('ignore')
+def test_anything_may_come_in(tok, n):
+    rng = random.Random(n)
+    names = 'encode batch iter pieces decode token stream offsets init train add tiktoken learn'.split()
+    for _ in range(n):
+        try: misuse(tok, rng.choice(names), rng)
+        except (TypeError, ValueError) as e: assert str(e)
+
+def test_arguments_are_checked_when_they_are_given(tok):
+    "Also by what gives its results one by one"
+    for make in (lambda: tok.encode_iter('a', ['<x>']), lambda: tok.encode_iter(5), lambda: tok.pieces(5),
+                 lambda: pieces(b'a'), lambda: pieces('a', 0)):
+        with pytest.raises((TypeError, ValueError)): make()
+    twice = tok.encode_batch([END_OF_TEXT, END_OF_TEXT], iter([END_OF_TEXT])) # which can be read once
+    assert [o.tolist() for o in twice] == [[1024], [1024]]
+    assert tok.encode(END_OF_TEXT, np.array([END_OF_TEXT])).tolist() == [1024]
 
 def test_progress_without_a_place_to_show_it(monkeypatch, text):
     monkeypatch.setattr(sys, 'stderr', None) # as under pythonw, or with 2>&-

@@ -3,12 +3,15 @@ import json
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from commands import python
 import torch
 
+from mini_llm import gpt
+from mini_llm.attention import KVCache
 from mini_llm.engine.decoding import Decoder, Unsupported, from_bfloat16, from_int8, to_bfloat16, to_int8
 from mini_llm.generate import generate_batch, generate_ids
 from mini_llm.gpt import GPT, GPTConfig
@@ -185,3 +188,114 @@ def test_damaged_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match='model.safetensors does not fit'): Decoder(tmp_path)
     (tmp_path/'config.json').write_text(json.dumps(config | dict(intermediate_size=96)))
     with pytest.raises(ValueError, match='model.safetensors does not fit'): Decoder(tmp_path)
+
+
+# --- a model in memory, and caches
+
+def in_memory(**changes):
+    "A model in memory whose parts matter"
+    from mini_llm.engine.trial import heavy
+    shape = dict(vocab_size=70, n_layer=2, n_head=4, n_kv_head=2, n_embd=64, context_length=32) | changes
+    return heavy(GPT(GPTConfig(**shape))).eval()
+
+
+def greedy(model, prompt, n=12):
+    ids, cache = list(prompt), model.new_cache()
+    new = ids
+    for _ in range(n):
+        if isinstance(model, Decoder): scores = model(new, cache)
+        else:
+            with torch.no_grad(): scores = model(torch.tensor([new]), cache)[0, -1].numpy()
+        new = [int(scores.argmax())]
+        ids += new
+    return ids
+
+
+def test_a_model_in_memory_is_packed_once():
+    model = in_memory()
+    ours = Decoder.of(model)
+    assert greedy(ours, [1, 2, 3]) == greedy(model, [1, 2, 3])
+    assert Decoder.of(model) is ours and Decoder.of(model.train()) is ours
+
+
+def by_data(m): m.embed_tokens.weight.data.mul_(1.5)
+def in_place(m):
+    with torch.no_grad(): m.layers[1].mlp.down_proj.weight[3, 5] += 1
+def by_vector(m): torch.nn.utils.vector_to_parameters(torch.randn(sum(p.numel() for p in m.parameters()))*.2, m.parameters())
+def replaced(m): m.layers[0].self_attn.q_norm.weight = torch.nn.Parameter(torch.rand(16)*3)
+def loaded(m): m.load_state_dict({k: v*1.1 for k, v in m.state_dict().items()})
+
+
+@pytest.mark.parametrize('change', [by_data, in_place, by_vector, replaced, loaded])
+def test_a_model_in_memory_is_packed_anew(change):
+    model = in_memory()
+    old = Decoder.of(model)
+    before = old([5, 6, 7], old.new_cache())
+    change(model)
+    ours = Decoder.of(model)
+    assert ours is not old
+    with torch.no_grad(): want = model(torch.tensor([[5, 6, 7]]))[0, -1].numpy()
+    np.testing.assert_allclose(ours([5, 6, 7], ours.new_cache()), want, atol=1e-3)
+    assert np.array_equal(old([5, 6, 7], old.new_cache()), before)      # who writes with it goes on as he began
+
+
+def test_a_changed_model_writes_by_itself(monkeypatch, capsys):
+    model = in_memory()
+    Decoder.of(model)
+    monkeypatch.setattr(gpt.MLP, 'forward', lambda self, x: self.down_proj(torch.nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x)))
+    with pytest.raises(Unsupported, match='its scores are others'): Decoder.of(model)
+    assert capsys.readouterr().err.count('\n') == 1
+    monkeypatch.undo()
+    assert isinstance(Decoder.of(model), Decoder)
+    monkeypatch.setattr(KVCache, 'append', lambda self, k, v: (k, v))
+    with pytest.raises(Unsupported): Decoder.of(in_memory())
+
+
+@pytest.mark.parametrize('change', [lambda m: m.double(), lambda m: m.bfloat16(), lambda m: m.register_forward_hook(lambda *_: None),
+                                    lambda m: setattr(m, 'layers', m.layers[:1]), lambda m: m.to('meta')])
+def test_models_that_no_decoder_knows(change):
+    model = in_memory()
+    change(model)
+    with pytest.raises(Unsupported): Decoder.of(model)
+    with pytest.raises(Unsupported): Decoder.of(in_memory(n_embd=40, head_dim=16))
+
+
+def test_numbers_that_are_not_finite_are_an_error():
+    model = in_memory()
+    model.norm.weight.data[3] = float('nan')
+    with pytest.raises(ValueError, match='norm.weight holds nan or infinity'): Decoder.of(model)
+    model.norm.weight.data[:] = 3e38
+    ours = Decoder.of(model)
+    cache = ours.new_cache()
+    with pytest.raises(ValueError, match='scores are not numbers'): ours([1, 2], cache)
+    assert cache.lengths == [0]
+
+
+def test_a_cache_of_another_model_is_refused_before_anything_changes():
+    ours, other = Decoder.of(in_memory()), Decoder.of(in_memory(n_layer=1))
+    for cache, new in ((other.new_cache(), [[1, 2]]), (ours.new_cache(1), [[1], [2]]), (ours.new_cache(3), [[1], [2]]), (ours.new_cache(), [])):
+        kept = cache.keys.copy(), cache.values.copy(), list(cache.lengths)
+        with pytest.raises(ValueError, match='new_cache'): ours.feed(new, cache)
+        assert np.array_equal(cache.keys, kept[0]) and np.array_equal(cache.values, kept[1]) and cache.lengths == kept[2]
+    cache = ours.new_cache(2)
+    for new in ([[1], [70]], [[1], [-1]], [[1], [1]*33], [[1], [1.5]], [[1], ['a']], [[], []]):
+        with pytest.raises(ValueError): ours.feed(new, cache)
+        assert cache.lengths == [0, 0] and not cache.keys.any()
+
+
+def test_texts_that_are_written_at_once_are_those_written_alone():
+    ours = Decoder.of(in_memory())
+    prompts = [[i, i+1, i+2] for i in range(6)]
+    alone = [greedy(ours, p) for p in prompts]
+    with ThreadPoolExecutor(6) as pool: assert list(pool.map(lambda p: greedy(ours, p), prompts)) == alone
+    models = [in_memory() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool: assert len(set(map(id, pool.map(Decoder.of, models*2)))) == 4
+
+
+def test_threads_stay_as_they_were():
+    import numba
+    before = torch.get_num_threads(), numba.get_num_threads()
+    ours = Decoder.of(in_memory())
+    greedy(ours, [1])
+    with pytest.raises(ValueError): ours([70], ours.new_cache())
+    assert (torch.get_num_threads(), numba.get_num_threads()) == before

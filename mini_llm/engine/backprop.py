@@ -498,19 +498,18 @@ def check_batch(
     cfg:'GPTConfig', # Shape of the model
     batch_size:int, # Most windows
     ids:Tensor, # Token ids, (b,t)
-    targets:Tensor, # The token that follows each, (b,t); -1 where nothing is asked
+    targets:Tensor, # The token that follows each, (b,t)
 ):
     "Refuse what no loss can be computed of; kernels do not look where they read and write"
-    for name,o,least in (('ids', ids, 0), ('targets', targets, -1)):
+    for name,o in (('ids', ids), ('targets', targets)):
         if not isinstance(o, Tensor) or o.dtype not in (torch.int32,torch.int64) or o.ndim != 2 or not o.numel(): raise ValueError(
             f"{name} must be int32 or int64 of shape (batch, time), at least one; got {getattr(o, 'dtype', type(o).__name__)} of shape {tuple(np.shape(o))}")
         lo,hi = o.aminmax()
-        if lo < least or hi >= cfg.vocab_size: raise ValueError(
+        if lo < 0 or hi >= cfg.vocab_size: raise ValueError(
             f"{name} from {lo} to {hi} do not fit vocab_size={cfg.vocab_size}; were they made with another tokenizer?")
     if ids.shape != targets.shape: raise ValueError(f"{tuple(ids.shape)} ids have {tuple(targets.shape)} targets; each id needs one")
     if ids.shape[0] > batch_size or ids.shape[1] > cfg.context_length: raise ValueError(
         f"{ids.shape[0]} windows of {ids.shape[1]} tokens, but there is room for {batch_size} of {cfg.context_length}")
-    if (targets < 0).all(): raise ValueError("every target is -1, so nothing is asked; give at least one that counts")
 
 def _pad(x, size, value):
     "Rows of the full size, filled up with `value`"
@@ -524,7 +523,7 @@ def _run(self:Backprop, ids, targets, dropout_key=(0,), scale=0., first_window=0
     "Mean loss over all targets; with a `scale`, gradients are left with the workers"
     check_batch(self.model.cfg, self.batch_size, ids, targets)
     self._refresh()
-    count,size = (targets >= 0).sum().item(), (self.batch_size, self.model.cfg.context_length)
+    count,size = targets.numel(), (self.batch_size, self.model.cfg.context_length)
     ids,targets,jobs,at = _pad(ids, size, 0), _pad(targets, size, -1), [], 0
     keys,drops = self._keys(dropout_key, first_window), self._drops(training=scale)
     with torch_threads(1):
@@ -540,7 +539,7 @@ def _run(self:Backprop, ids, targets, dropout_key=(0,), scale=0., first_window=0
 @patch
 def loss(self:Backprop,
     ids:Tensor, # Token ids, (b,t)
-    targets:Tensor, # The token that follows each, (b,t); -1 where nothing is asked
+    targets:Tensor, # The token that follows each, (b,t)
 )->float: # Mean over all targets, in nats
     "How surprised the model is, without dropout"
     return self._run(ids, targets)
@@ -549,7 +548,7 @@ def loss(self:Backprop,
 @patch
 def backward(self:Backprop,
     ids:Tensor, # Token ids, (b,t)
-    targets:Tensor, # The token that follows each, (b,t); -1 where nothing is asked
+    targets:Tensor, # The token that follows each, (b,t)
     dropout_key:tuple[int,...]=(0,), # The same key, the same zeros
     scale:float=1., # Factor for the gradients
     first_window:int=0, # Number of the first window, where a batch comes in several calls

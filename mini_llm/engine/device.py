@@ -101,27 +101,32 @@ def seeded(
         for g,state in zip(generators, states): g.set_state(state)
 
 # %% ../../nbs/engine/device.ipynb #1b79ad98
-_CGROUP = Path('/sys/fs/cgroup')
+_CGROUP,_SELF = Path('/sys/fs/cgroup'), Path('/proc/self/status')
 
-def _limits():
-    "What bounds the memory of this process, in bytes"
+def _used(name):
+    "Bytes that this process occupies already, by a line of its status; 0 where nobody tells"
+    try: return next(int(o.split()[1]) * 1024 for o in _SELF.read_text().splitlines() if o.startswith(name + ':'))
+    except (OSError, StopIteration): return 0
+
+def _left():
+    "What is left within each limit of memory, in bytes"
     yield math.inf
-    try: yield os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+    try: yield os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') - _used('VmRSS')
     except (AttributeError, ValueError, OSError): pass                # not on Windows
     try:
         import resource
         soft,_ = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY: yield soft
+        if soft != resource.RLIM_INFINITY: yield soft - _used('VmSize')
     except (ImportError, ValueError, OSError): pass
     for limit in ('memory.max', 'memory/memory.limit_in_bytes'):      # of a container, in the newer and the older form
-        try: yield int((_CGROUP/limit).read_text())
+        try: yield int((_CGROUP/limit).read_text()) - _used('VmRSS')
         except (OSError, ValueError): pass                            # none, or 'max'
 
 # %% ../../nbs/engine/device.ipynb #3bf5a9d5
 def memory_here(
     device:Device=Device(), # Where to look
 )->float: # Bytes; infinite where they cannot be asked
-    "The memory that a run may occupy"
+    "The memory that is left for a run"
     if device.device == 'cuda': return torch.cuda.mem_get_info()[0]
     if device.device == 'mps': return torch.mps.recommended_max_memory()
-    return min(_limits())
+    return max(0, min(_left()))

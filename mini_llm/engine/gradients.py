@@ -30,7 +30,7 @@ def _mean(self:Autograd, ids, targets):
     "Mean loss, where the model is"
     here,own = next(self.model.parameters()).device, self.device
     short = torch.autocast(here.type, torch.bfloat16) if own and own.dtype == 'bfloat16' else nullcontext()
-    with short: return self.model.loss(ids.to(here), targets.masked_fill(targets < 0, -100).to(here))    # -100: not asked, in torch's words
+    with short: return self.model.loss(ids.to(here), targets.to(here))
 
 @patch
 def _threads(self:Autograd):
@@ -41,7 +41,7 @@ def _threads(self:Autograd):
 @patch
 def loss(self:Autograd,
     ids:Tensor, # Token ids, (b,t)
-    targets:Tensor, # The token that follows each, (b,t); -1 where nothing is asked
+    targets:Tensor, # The token that follows each, (b,t)
 )->float: # Mean over all targets, in nats
     "How surprised the model is, without dropout"
     check_batch(self.model.cfg, self.batch_size, ids, targets)
@@ -51,7 +51,7 @@ def loss(self:Autograd,
 @patch
 def backward(self:Autograd,
     ids:Tensor, # Token ids, (b,t)
-    targets:Tensor, # The token that follows each, (b,t); -1 where nothing is asked
+    targets:Tensor, # The token that follows each, (b,t)
     dropout_key:tuple[int,...]=(0,), # The same key, the same zeros
     scale:float=1., # Factor for the gradients
     first_window:int=0, # Number of the first window, where a batch comes in several calls

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .checks import number
 from .kernels import kernel
 from .progress import progress_bar
 from .splitting import ChunkTable
@@ -261,7 +262,7 @@ def learn_merges(
     progress:bool=False, # Show a progress bar, if somebody is there to see it
 )->np.ndarray: # (n, 3) or shorter if no pair is left: left id, right id, and how often the pair occurred
     "Merge the most frequent pair of the whole text, again and again"
-    n = min(n, int(chunks.begin[len(chunks)])) # there cannot be more
+    n = min(number('n', n, least=0), int(chunks.begin[len(chunks)])) # there cannot be more
     words = _as_words(chunks, n+256)
     del chunks # a large table makes room, if nobody else needs it
     merges,pace,done = np.empty((n, 3), np.int64),np.array([0, _FREQUENT]),0

@@ -7,7 +7,7 @@ __all__ = ['kind', 'unlike', 'heavy', 'why_not', 'say_once']
 
 # %% ../../nbs/engine/trial.ipynb #76215581
 import copy, dataclasses, sys
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 import torch
 from torch import nn
@@ -21,14 +21,21 @@ def _setting(v):
     except TypeError: return id(v)
     return v
 
+def _names(code):
+    "The names that bytecode looks up, those of comprehensions and inner functions too"
+    return {*code.co_names}.union(*(_names(o) for o in code.co_consts if isinstance(o, CodeType)))
+
 def _code(f, seen):
     "A function by its bytecode, and all that it reaches by name"
+    if isinstance(f, type) and f.__module__.split('.')[0] not in ('torch', 'builtins') and f not in seen:
+        seen.add(f)
+        return f, *(_code(o, seen) for o in vars(f).values() if isinstance(o, FunctionType))     # such as KVCache
     if not isinstance(f, FunctionType): return _setting(f)
     if f in seen or f.__module__.split('.')[0] == 'torch': return f.__code__
     seen.add(f)
-    names = f.__code__.co_names
-    reached = [f.__globals__[n] for n in names if n in f.__globals__]
-    inside = [vars(m).get(n) for m in reached if isinstance(m, ModuleType) for n in names]     # such as F.silu
+    names = _names(f.__code__)
+    reached = [f.__globals__[n] for n in sorted(names) if n in f.__globals__]
+    inside = [vars(m).get(n) for m in reached if isinstance(m, ModuleType) for n in sorted(names)]     # such as F.silu
     cells = [c.cell_contents for c in f.__closure__ or ()]
     return f.__code__, _setting(f.__defaults__), *(_code(o, seen) for o in (*reached, *inside, *cells) if callable(o))
 

@@ -165,6 +165,8 @@ def read_tiktoken(
     encoding:'tiktoken.Encoding', # One of tiktoken's, or one that was made
 )->tuple[list[bytes],str,dict[str,int]]: # Vocabulary, pattern, special tokens
     "What makes a tokenizer, from one of tiktoken's"
+    if not hasattr(encoding, '_mergeable_ranks'):
+        raise TypeError(f"expected a tiktoken.Encoding, as tiktoken.get_encoding gives it, not {encoding!r:.60}")
     ranks = encoding._mergeable_ranks
     if sorted(ranks.values()) != list(range(len(ranks))):
         raise ValueError(f"the ranks of {encoding.name!r} are not 0 to {len(ranks)-1}")

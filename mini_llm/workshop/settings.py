@@ -148,7 +148,7 @@ def record(
     settings = dict(started=datetime.now(timezone.utc).isoformat(), recipe=RECIPE, processes=processes,
                     train=asdict(cfg), machine=asdict(device), data=data.meta, data_from_run=_way(data.path, path),
                     torch=torch.__version__, **more)
-    write_atomic(path/'train.json', json.dumps(settings, indent=1, ensure_ascii=False))
+    write_atomic(path/'train.json', json.dumps(settings, indent=1))
     return Run(path)
 
 # %% ../../nbs/workshop/settings.ipynb #e6f50971
