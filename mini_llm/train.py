@@ -84,7 +84,7 @@ def evaluate(
     n_bytes:int, # Length of that text in UTF-8 bytes
 )->float: # Bits per byte
     "Bits per byte over all of `tokens`"
-    if isinstance(model, GPT): model = Autograd(model, Device(model.embed_tokens.weight.device.type))
+    if isinstance(model, GPT): model = Autograd(model)
     batches = _windows(tokens, model.model.cfg.context_length, model.batch_size)
     return bits_per_byte(sum(model.loss(x, y) * y.numel() for x,y in batches), n_bytes)
 
