@@ -200,7 +200,8 @@ def test_x(i):
     with open(f'ran-{os.getpid()}-{i}', 'x') as f: f.write(os.environ.get('PYTEST_XDIST_WORKER') or 'alone')
 ''')
     def workers(*args):
-        status, out, err = end(begin([sys.executable, '-m', 'pytest', '-q', *args], cwd=tmp_path, PYTEST_XDIST_WORKER=''))
+        run = begin([sys.executable, '-m', 'pytest', '-q', *args], cwd=tmp_path, PYTEST_XDIST_WORKER='')
+        status, out, err = end(run)
         assert status == 0 and '6 passed' in out, out + err
         ran = list(tmp_path.glob('ran-*'))
         res = {p.read_text() for p in ran}, len({p.name.split('-')[1] for p in ran}), len(ran)
