@@ -212,7 +212,8 @@ Denn sie bereiteten selbst durch Missetat ihr Verderben:
 
 def test_long_lined_verse_keeps_its_lines():
     assert normalise(HEXAMETERS) == HEXAMETERS
-    rng, words = random.Random(1), 'arma virumque cano troiae qui primus ab oris italiam fato profugus venit'.split()
+    rng, words = random.Random(1), 'arma virumque cano troiae qui primus ab oris italiam fato profugus'
+    words = f'{words} laviniaque venit litora'.split()
     for _ in range(9):
         lines, line = [], []
         while len(lines) < 40:

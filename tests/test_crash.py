@@ -155,7 +155,7 @@ def test_a_folder_that_cannot_be_written(command, tokens, tmp_path):
 
 
 def test_too_little_memory_and_text(command, tokens, tmp_path):
-    code, out, err = command('--data', tokens, *SMALL, '--n_ff', 10**9)
+    code, out, err = command('--data', tokens, *SMALL, '--n_ff', 200_000, '--n_layer', 1000)
     assert code == 2 and 'of memory, and this machine has' in err and 'smaller preset' in err
     code, out, err = command('--data', tokens, *SMALL, '--batch_size', 5000)
     assert code == 2 and re.search(r'batch_size=5000, but [\d,]+ training tokens are only \d+ windows of 32', err)
