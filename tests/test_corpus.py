@@ -394,7 +394,7 @@ def test_a_changed_book_is_refused_and_kept(library, tmp_path):
     assert gutenberg(7, tmp_path, library).read_text(encoding='utf-8') == CLEAN
     (tmp_path/'gutenberg7.json').unlink()
     with pytest.raises(ValueError, match='gutenberg7.json is missing'): gutenberg(7, tmp_path, library)
-    for damaged in ('', '{"sha', '[]', '{}', 'null'):
+    for damaged in ('', '['*100_000, '{"sha', '[]', '{}', 'null'):
         (tmp_path/'gutenberg7.json').write_text(damaged)
         with pytest.raises(ValueError, match='gutenberg7.json is damaged'): gutenberg(7, tmp_path, library)
 
