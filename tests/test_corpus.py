@@ -212,7 +212,8 @@ Denn sie bereiteten selbst durch Missetat ihr Verderben:
 
 def test_long_lined_verse_keeps_its_lines():
     assert normalise(HEXAMETERS) == HEXAMETERS
-    rng, words = random.Random(1), 'arma virumque cano troiae qui primus ab oris italiam fato profugus venit'.split()
+    rng, words = random.Random(1), 'arma virumque cano troiae qui primus ab oris italiam fato profugus'
+    words = f'{words} laviniaque venit litora'.split()
     for _ in range(9):
         lines, line = [], []
         while len(lines) < 40:
@@ -393,7 +394,7 @@ def test_a_changed_book_is_refused_and_kept(library, tmp_path):
     assert gutenberg(7, tmp_path, library).read_text(encoding='utf-8') == CLEAN
     (tmp_path/'gutenberg7.json').unlink()
     with pytest.raises(ValueError, match='gutenberg7.json is missing'): gutenberg(7, tmp_path, library)
-    for damaged in ('', '{"sha', '[]', '{}', 'null'):
+    for damaged in ('', '['*100_000, '{"sha', '[]', '{}', 'null'):
         (tmp_path/'gutenberg7.json').write_text(damaged)
         with pytest.raises(ValueError, match='gutenberg7.json is damaged'): gutenberg(7, tmp_path, library)
 

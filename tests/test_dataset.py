@@ -180,7 +180,7 @@ def test_short_forms_and_the_tokenizer_that_is_chosen(run):
     assert status == 0 and 'encoding with tokenizer_models/cervantes260.model' in out
     meta = json.loads((run.folder/'datasets/cervantes260/meta.json').read_text())
     assert meta['train_split'] == .5 and meta['corpus']['name'] == 'cervantes.txt'
-    status, out, _ = run('--train False --train_dataset datasets/cervantes.txt -vs 256 --encode_dataset datasets/cervantes.txt')
+    status, out, _ = run('--train False -td datasets/cervantes.txt -vs 256 --encode_dataset datasets/cervantes.txt')
     assert status == 0 and 'encoding with tokenizer_models/cervantes256.model' in out and 'learned' not in out
 
 
@@ -268,7 +268,8 @@ def test_a_gutenberg_book_from_a_browser(run):
 @pytest.mark.skipif(os.name != 'posix', reason='signals')
 def test_ctrl_c(run, root):
     p = subprocess.Popen([sys.executable, '-u', '-c',
-                          "print('ready', flush=True); from mini_llm.workshop.commands import dataset_command as main; print('go', flush=True); "
+                          "print('ready', flush=True); from mini_llm.workshop.commands import dataset_command as main; "
+                          "print('go', flush=True); "
                           "raise SystemExit(main(['--train', '--encode_dataset', '-']))"], cwd=run.folder, env=run.env,
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while p.stdout.readline() != b'go\n': pass

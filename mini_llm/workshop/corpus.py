@@ -309,7 +309,7 @@ def _noted(note):
     "The checksum in a note, None if there is no note"
     if not note.exists(): return None
     try: return json.loads(note.read_bytes())['sha256']
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{note} is damaged; delete it and the book beside it to have both made again") from None
 
 def gutenberg(
