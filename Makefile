@@ -47,7 +47,8 @@ export: $(READY) ## notebooks to package
 refresh: $(READY) ## run all notebooks and store their outputs
 	$(BIN)/python tools/refresh.py
 
-readme: $(READY) ## nbs/index.ipynb to README.md
+readme: $(READY) ## nbs/index.ipynb, which lists the notebooks, and README.md from it
+	$(BIN)/python tools/refresh.py nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
 clean: ## remove the site and what building leaves behind; the environment, token files and runs stay

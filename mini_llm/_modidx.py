@@ -1280,6 +1280,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                                'mini_llm/workshop/terminal.py'),
                                             'mini_llm.workshop.terminal._add': ( 'workshop/terminal.html#_add',
                                                                                  'mini_llm/workshop/terminal.py'),
+                                            'mini_llm.workshop.terminal._comments': ( 'workshop/terminal.html#_comments',
+                                                                                      'mini_llm/workshop/terminal.py'),
                                             'mini_llm.workshop.terminal._flushed': ( 'workshop/terminal.html#_flushed',
                                                                                      'mini_llm/workshop/terminal.py'),
                                             'mini_llm.workshop.terminal._in_order': ( 'workshop/terminal.html#_in_order',

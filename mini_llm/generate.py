@@ -286,7 +286,7 @@ def ready(
         return load(model, best, 'float32' if precision is None else precision)
     if best or precision is not None:
         raise ValueError("best= and precision= choose among the weights in a run's folder; this model is in memory")
-    if isinstance(model, Decoder) or not hasattr(Decoder, 'of'): return model, tokenizer
+    if isinstance(model, Decoder): return model, tokenizer
     try: return Decoder.of(model), tokenizer
     except Unsupported: return model, tokenizer
 

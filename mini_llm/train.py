@@ -25,6 +25,7 @@ from .engine.device import Device, reading, seeded, this_machine, torch_threads
 from .engine.files import write_atomic
 from .engine.finite import Diverged, first_bad
 from .engine.gradients import Autograd, gradients, memory_needed  # noqa: F401
+from .engine.layout import read_shape
 from .engine.muon import Muon, all_groups, make_optimizers, orthogonalise  # noqa: F401
 from .engine.team import PeerLost, Team  # noqa: F401
 from .gpt import GPT, GPTConfig
@@ -83,7 +84,7 @@ def evaluate(
     n_bytes:int, # Length of that text in UTF-8 bytes
 )->float: # Bits per byte
     "Bits per byte over all of `tokens`"
-    if isinstance(model, GPT): model = Autograd(model, Device(model.embed_tokens.weight.device.type))
+    if isinstance(model, GPT): model = Autograd(model)
     batches = _windows(tokens, model.model.cfg.context_length, model.batch_size)
     return bits_per_byte(sum(model.loss(x, y) * y.numel() for x,y in batches), n_bytes)
 
@@ -171,7 +172,7 @@ class Trainer:
         self.run,self.team,self.cfg = run, team or Team(), TrainConfig(**kept['train'])
         self.data,self.tokenizer,device = find_data(run), run.tokenizer, Device(**kept['machine']).check()
         self.device = dataclasses.replace(device, threads=max(1, device.threads//self.team.here))
-        shape = GPTConfig.from_qwen3(json.loads((run.path/'config.json').read_text(encoding='utf-8')))
+        shape = GPTConfig(**read_shape(run.path))
         c = self.cfg
         with seeded(c.seed): self.model = GPT(shape).to(self.device.device)
         self.grads = gradients(self.model, self.device, -(-c.batch_size // self.team.size))
@@ -398,7 +399,7 @@ def reproduce(
     device = Device(**kept['machine']).check()
     places = dict(data=str(find_data(run).path), runs=str(run.path.parent))
     cfg = dataclasses.replace(TrainConfig(**kept['train']), threads=device.threads, dtype=device.dtype, **places)
-    shape = GPTConfig.from_qwen3(json.loads((run.path/'config.json').read_text(encoding='utf-8')))
+    shape = GPTConfig(**read_shape(run.path))
     again = Run(team.attempt(lambda: new_run(cfg, shape, team=team, plans=run.result['plans']).path))
     with held(again, team): return Trainer(again, team).fit(progress)
 

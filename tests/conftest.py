@@ -22,6 +22,7 @@ def cores(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffini
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     "The whole suite is shared out to the cores, if pytest-xdist is there: `pytest -n 0` keeps it in one process"
+    if os.environ.get('PYTEST_XDIST_WORKER'): return      # one of those processes, which must not start more
     o = config.option
     whole = config.args_source == config.ArgsSource.TESTPATHS and not (o.collectonly or o.usepdb or o.keyword)
     if whole and getattr(o, 'numprocesses', 0) is None and o.dist == 'no': o.numprocesses = min(cores(), 8)

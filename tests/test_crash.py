@@ -155,10 +155,10 @@ def test_a_folder_that_cannot_be_written(command, tokens, tmp_path):
 
 
 def test_too_little_memory_and_text(command, tokens, tmp_path):
-    code, out, err = command('--data', tokens, *SMALL, '--n_ff', 10**9)
+    code, out, err = command('--data', tokens, *SMALL, '--n_ff', 200_000, '--n_layer', 1000)
     assert code == 2 and 'of memory, and this machine has' in err and 'smaller preset' in err
     code, out, err = command('--data', tokens, *SMALL, '--batch_size', 5000)
-    assert code == 2 and re.search(r'batch_size=5000, but [\d,]+ training tokens are only \d+ windows of 32', err)
+    assert code == 2 and 'training tokens are too few for that: only 554 windows of 32' in err
     assert not (tmp_path/'runs').exists()
 
 
@@ -204,7 +204,7 @@ def test_nobody_reads(root, tokens, tmp_path):
 def test_ctrl_c_while_it_gets_ready(command, tokens, tmp_path):
     code, out, err = command('', 0, '--data', tokens, *SMALL, script=SABOTAGE.replace('raise SystemExit',
         'plan.load_tokens = lambda *args: signal.raise_signal(signal.SIGINT)\nraise SystemExit'))
-    assert code == 130 and err.strip() == 'stopped before anything was to be saved'
+    assert code == 130 and err.strip().endswith('stopped before anything was to be saved')
 
 
 def test_a_terminal_of_80_columns(root, tokens, tmp_path):

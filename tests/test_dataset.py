@@ -53,7 +53,8 @@ def test_split_share_lies_between_0_and_1(share):
 def test_pieces_do_not_change_the_ids(text, model):
     tok = Tokenizer.load(model)
     rng = random.Random(1)
-    nasty = ''.join(rng.choice(['a', 'ñ', '1', '.', ',', ' ', '\n', '\n\n', '\t', "'s", '—', '\u2028', '\x1c']) for _ in range(4_000))
+    nasty = ''.join(rng.choice(['a', 'ñ', '1', '.', ',', ' ', '\n', '\n\n', '\t', "'s", '—', '\u2028', '\x1c'])
+                    for _ in range(4_000))
     for t in (text[:60_000], nasty):
         for size in (1, 7, 500):
             parts = list(pieces(t, size))
@@ -96,7 +97,8 @@ def test_wide_ids(tmp_path):
 def test_a_second_attempt_that_fails_leaves_the_first(tmp_path, text, model, monkeypatch):
     out = encode_corpus(model, [text[:5_000]], tmp_path/'c')
     before = {o.name: o.read_bytes() for o in out.iterdir()}
-    monkeypatch.setattr('mini_llm.workshop.dataset.compressor_bits', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr('mini_llm.workshop.dataset.compressor_bits',
+                        lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): encode_corpus(model, [text[:9_000]], out)
     assert {o.name: o.read_bytes() for o in out.iterdir()} == before
 
@@ -145,7 +147,8 @@ def run(tmp_path, root):
     shutil.copy(root/'datasets'/'cervantes.txt', tmp_path/'datasets')
     env = dict(os.environ, PYTHONPATH=str(root), PYTHONUTF8='1', OMP_NUM_THREADS='1', no_proxy='*')
     def run(line, stdin=b''):
-        p = subprocess.run([sys.executable, root/'dataset.py', *line.split()], cwd=tmp_path, env=env, input=stdin, capture_output=True, timeout=120)
+        p = subprocess.run([sys.executable, root/'dataset.py', *line.split()], cwd=tmp_path, env=env, input=stdin,
+                           capture_output=True, timeout=120)
         return p.returncode, p.stdout.decode(), p.stderr.decode()
     run.folder, run.env = tmp_path, env
     return run
@@ -155,9 +158,11 @@ def files(run): return sorted(o.relative_to(run.folder).as_posix() for o in run.
 
 
 def test_the_commands_of_the_mission(run):
-    status, out, err = run('--train True --train_dataset datasets/cervantes.txt --vocab_size 256 --encode_dataset datasets/cervantes.txt')
+    status, out, err = run('--train True --train_dataset datasets/cervantes.txt --vocab_size 256 '
+                           '--encode_dataset datasets/cervantes.txt')
     assert (status, err) == (0, '')
-    made = ['datasets/cervantes.txt', *(f'datasets/cervantes256/{o}' for o in ('meta.json', 'tokenizer.model', 'train.bin', 'val.bin')),
+    made = ['datasets/cervantes.txt', *(f'datasets/cervantes256/{o}' for o in ('meta.json', 'tokenizer.model',
+                                                            'train.bin', 'val.bin')),
             'tokenizer_models/cervantes256.model']
     assert files(run) == made
     assert '1.00 bytes per token' in out and re.search(r'\nnext: .*train\.py\n$', out)
@@ -175,7 +180,7 @@ def test_short_forms_and_the_tokenizer_that_is_chosen(run):
     assert status == 0 and 'encoding with tokenizer_models/cervantes260.model' in out
     meta = json.loads((run.folder/'datasets/cervantes260/meta.json').read_text())
     assert meta['train_split'] == .5 and meta['corpus']['name'] == 'cervantes.txt'
-    status, out, _ = run('--train False --train_dataset datasets/cervantes.txt -vs 256 --encode_dataset datasets/cervantes.txt')
+    status, out, _ = run('--train False -td datasets/cervantes.txt -vs 256 --encode_dataset datasets/cervantes.txt')
     assert status == 0 and 'encoding with tokenizer_models/cervantes256.model' in out and 'learned' not in out
 
 
@@ -194,9 +199,11 @@ def test_several_files_and_standard_input(run):
     assert (status, err) == (0, '')
     data = load_tokens(run.folder/'datasets'/'one+1258')
     tok = Tokenizer.load(data.path/'tokenizer.model')
-    assert tok.decode(np.concatenate([data.train, data.val])) == 'uno '*500 + END_OF_TEXT + 'dos años\n'*500 + END_OF_TEXT
+    assert tok.decode(np.concatenate([data.train,
+                                      data.val])) == 'uno '*500 + END_OF_TEXT + 'dos años\n'*500 + END_OF_TEXT
     assert data.meta['corpus']['name'] == 'one.txt, two.txt'
-    status, out, err = run('--train True --train_dataset - --encode_dataset - --vocab_size 258', 'desde una tubería\n'.encode()*100)
+    status, out, err = run('--train True --train_dataset - --encode_dataset - --vocab_size 258',
+                           'desde una tubería\n'.encode()*100)
     assert (status, err) == (0, '')
     assert load_tokens(run.folder/'datasets'/'stdin258').meta['corpus']['name'] == 'standard input'
 
@@ -260,7 +267,9 @@ def test_a_gutenberg_book_from_a_browser(run):
 
 @pytest.mark.skipif(os.name != 'posix', reason='signals')
 def test_ctrl_c(run, root):
-    p = subprocess.Popen([sys.executable, '-u', '-c', "print('ready', flush=True); from mini_llm.workshop.commands import dataset_command as main; print('go', flush=True); "
+    p = subprocess.Popen([sys.executable, '-u', '-c',
+                          "print('ready', flush=True); from mini_llm.workshop.commands import dataset_command as main; "
+                          "print('go', flush=True); "
                           "raise SystemExit(main(['--train', '--encode_dataset', '-']))"], cwd=run.folder, env=run.env,
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while p.stdout.readline() != b'go\n': pass

@@ -143,7 +143,7 @@ def test_there_is_no_circle_of_imports():
 def test_public_names_are_meant(module):
     "Functions and classes say what they are; the rest are constants, or stand for what another module offers"
     loaded = importlib.import_module(f'mini_llm.{module}')
-    for name in loaded.__all__:
+    for name in getattr(loaded, '__all__', []):
         thing = getattr(loaded, name)
         assert name.isupper() or (callable(thing) and thing.__doc__ and thing.__module__.startswith('mini_llm.')), name
 
@@ -187,3 +187,26 @@ def test_version_is_one():
     import mini_llm
     assert mini_llm.__version__ == SETTINGS['version']
     assert f"## {SETTINGS['version']}" in (ROOT/'CHANGELOG.md').read_text('utf-8')
+
+
+def test_the_whole_suite_is_shared_out_to_the_cores_and_no_further(tmp_path):
+    "With these settings, in a folder of its own: each test runs once, in a worker that starts no workers"
+    pytest.importorskip('xdist')
+    (tmp_path/'tests').mkdir()
+    for name in 'pyproject.toml', 'tests/conftest.py', 'tests/commands.py': shutil.copy(ROOT/name, tmp_path/name)
+    (tmp_path/'tests'/'test_x.py').write_text('''import os, pytest
+@pytest.mark.parametrize('i', range(6))
+def test_x(i):
+    with open(f'ran-{os.getpid()}-{i}', 'x') as f: f.write(os.environ.get('PYTEST_XDIST_WORKER') or 'alone')
+''')
+    def workers(*args):
+        run = begin([sys.executable, '-m', 'pytest', '-q', *args], cwd=tmp_path, PYTEST_XDIST_WORKER='')
+        status, out, err = end(run)
+        assert status == 0 and '6 passed' in out, out + err
+        ran = list(tmp_path.glob('ran-*'))
+        res = {p.read_text() for p in ran}, len({p.name.split('-')[1] for p in ran}), len(ran)
+        for p in ran: p.unlink()
+        return res
+    names, processes, n = workers()
+    assert n == 6 and processes == len(names) and names <= {f'gw{i}' for i in range(8)}
+    assert workers('-n', '0') == workers('tests/test_x.py') == ({'alone'}, 1, 6)

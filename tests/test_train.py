@@ -103,10 +103,10 @@ def test_without_token_files_it_prints_the_command_that_makes_them(finish):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--preset', 'huge'], 'invalid choice'),
+    (['--preset', 'huge'], "no preset 'huge'; there are"),
     (['--n_head', '3', '--n_embd', '64'], 'n_head=3 does not divide n_embd=64'),
     (['--steps', '5', '--minutes', '5'], 'give one of the two'),
-    (['--steps', '0'], 'steps=0 must be a number of at least 1'),
+    (['--steps', '0'], 'steps=0 must be a whole number of at least 1'),
     (['--context_length', '1000000'], 'too few'),
     (['--data', 'nowhere'], 'holds no token files'),
     (['--resume', 'nowhere'], 'is not a training run'),

@@ -3,6 +3,8 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from commands import begin, end, small, wait_for_steps
 
 from mini_llm import train as T
 from mini_llm.engine import files
@@ -85,7 +88,7 @@ def test_ended_before_or_after_each_file_of_the_last_checkpoint(cfg, monkeypatch
 
 def test_a_stale_model_beside_a_finished_state_cannot_be(cfg, monkeypatch):
     "The case of old: the last model.safetensors could not be written, and resume called the run finished"
-    calm, plain, left = go(cfg), GPT.save, [4]
+    calm, plain, left = go(cfg), GPT.save, [5]
     def save(self, folder):
         left[0] -= 1
         if left[0] < 0: raise OSError(28, 'No space left on device', str(folder))
@@ -241,8 +244,9 @@ def test_what_the_plan_chooses_fits_into_memory(monkeypatch, tmp_path, gb, hours
 
 
 def test_a_batch_that_does_not_fit_is_accumulated(monkeypatch, cfg):
-    need = lambda n: settings.memory_needed(_meta(shape(cfg)), n, Device(threads=1))
-    monkeypatch.setattr(settings, 'memory_here', lambda device: need(5))
+    weights = sum(p.nbytes for p in _meta(shape(cfg)).parameters())
+    need = lambda n: settings.memory_needed(_meta(shape(cfg)), n, Device(threads=1)) + 3*weights
+    monkeypatch.setattr(plan, 'memory_here', lambda device: need(5))
     open_ = dataclasses.replace(cfg, batch_size=None)
     run = go(open_)
     assert (run.settings['train']['batch_size'], run.settings['train']['accumulate']) == (4, 4)
@@ -268,3 +272,34 @@ def test_dropout_follows_from_the_epochs_unless_it_is_given(cfg):
     mine = new_run(dataclasses.replace(cfg, steps=20_000), dict(n_layer=1, dropout=.05))
     dropouts = [json.loads((r.path/'config.json').read_text())['mini_llm']['dropout'] for r in (few, many, mine)]
     assert dropouts == [0, .4, .05]
+
+
+LIMITED = """
+import resource, sys
+from mini_llm import train
+size = int(open('/proc/self/status').read().split('VmSize:')[1].split()[0]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + int(sys.argv[1])*2**20,)*2)
+raise SystemExit(train.main(sys.argv[2:]))
+"""
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+@pytest.mark.parametrize('mb', [100, 340, 600])
+def test_a_real_limit_of_memory(tokens, tmp_path, mb):
+    "There is room and it is kept, or one line says how much there is"
+    args = mb, '--data', tokens, '--minutes', .05, '--threads', 1
+    code, out, err = end(begin(LIMITED, *args, cwd=tmp_path))
+    assert 'Traceback' not in err and (code == 0 or code == 2 and 'MB of memory, and this machine has' in err), err
+    assert code == (2 if mb == 100 else 0), err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == 'win32', reason='signals as on Unix')
+def test_a_process_that_is_stopped_for_longer_than_its_minutes_still_has_its_fall(tokens, tmp_path):
+    p = begin('train.py', '--data', tokens, '--minutes', .2, *small(), cwd=tmp_path)
+    wait_for_steps(tmp_path/'runs'/'small300-1', 100, p)
+    p.send_signal(signal.SIGSTOP)
+    time.sleep(20)
+    p.send_signal(signal.SIGCONT)
+    assert end(p)[0] == 0
+    run = T.Run(tmp_path/'runs'/'small300-1')
+    assert run.metrics[-1]['lr'] < .2 and run.result['seconds'] < 20

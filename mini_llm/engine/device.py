@@ -103,6 +103,7 @@ def seeded(
 
 # %% ../../nbs/engine/device.ipynb #1b79ad98
 _CGROUP,_SELF = Path('/sys/fs/cgroup'), Path('/proc/self/status')
+_ADDRESSES = 250 * 2**20      # that kernels, their compiler and threads still reserve, where addresses are counted
 
 def _used(name):
     "Bytes that this process occupies already, by a line of its status; 0 where nobody tells"
@@ -117,7 +118,7 @@ def _left():
     try:
         import resource
         soft,_ = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY: yield soft - _used('VmSize')
+        if soft != resource.RLIM_INFINITY: yield soft - _used('VmSize') - _ADDRESSES
     except (ImportError, ValueError, OSError): pass
     for limit in ('memory.max', 'memory/memory.limit_in_bytes'):      # of a container, in the newer and the older form
         try: yield int((_CGROUP/limit).read_text()) - _used('VmRSS')

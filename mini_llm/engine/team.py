@@ -7,7 +7,7 @@ __all__ = ['Team', 'PeerLost']
 
 # %% ../../nbs/engine/team.ipynb #b7b3f7c7
 import os, sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import torch
 import torch.distributed as dist
@@ -129,7 +129,8 @@ def say(self:Team,
     try:
         tqdm.write(_shown(text), file=sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError: os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError:     # the reader has gone, or the disk is full
+        with suppress(OSError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ValueError: pass     # closed
 
 def _shown(text):

@@ -7,7 +7,6 @@ __all__ = ['judge', 'check']
 
 # %% ../../nbs/gallery/exercises.ipynb #35bcf8db
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -114,9 +113,9 @@ def _(names):
     if not names <= {*pieces}: return f'name pieces of the pattern: {", ".join(pieces)}'
     if 'contraction' in names: return '`contraction` has no quantifier'
     if ends := names & {'word', 'number', 'space'}:
-        return f'in `{min(ends)}` nothing stands behind the last quantifier, so nothing there can fail and ask for something back'
+        return f'in `{min(ends)}` nothing stands behind the last quantifier, so nothing can ask for something back'
     if 'punctuation' in names:
-        return '`punctuation` ends in line breaks, but none is enough; before them stands a run of signs that are no line breaks'
+        return '`punctuation` ends in line breaks, but none is enough; the run before them holds no line breaks'
     if 'line_break' not in names: return 'does `\\s*` leave a line break for `[\\r\\n]`, if it never gives one back?'
     return 'how does `\\s+(?!\\S)` come to leave the last space of a gap?'
 
@@ -247,7 +246,7 @@ def _(counts):
 def _(loss):
     "Untrained loss of GPT-2's vocabulary and width with tied embeddings of deviation 0.02"
     if abs(loss - 15.37) < .05: return
-    mistakes = [(10.82, 'that is ln(50257), of a model that knows nothing. This one thinks that each token repeats itself'),
+    mistakes = [(10.82, 'that is ln(50257), of a model that knows nothing. This one expects each token again'),
                 (22.17, 'that is in bits; the loss is in nats'),
                 (6.67, 'that is a logarithm to the base 10; the loss is in nats')]
     return _known(loss, mistakes, .05) or 'the formula is ln(V - 1 + exp(s·d))'

@@ -291,8 +291,8 @@ class GenerateOptions:
     json:bool=False # One JSON object a line: run, prompt, text, seed, tokens, ended, settings
 
 # %% ../../nbs/workshop/commands.ipynb #3f27765b
-_GENERATE_EXAMPLES = """with no prompt it begins a paragraph; in a terminal it asks for prompts until Ctrl-D, and keeps what was typed
-in {history}
+_GENERATE_EXAMPLES = """with no prompt it begins a paragraph; in a terminal it asks for prompts until
+Ctrl-D, and keeps what was typed in {history}
 
 examples:
   {generate} "En un lugar de la Mancha"            from the newest run
@@ -443,7 +443,7 @@ def _generate(argv):
     Sampling(**sampling)
     args = GenerateOptions(**given)
     _check_generate(args)
-    if args.json and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8')   # JSON always is
+    if args.json and hasattr(sys.stdout, 'reconfigure'): sys.stdout.reconfigure(encoding='utf-8', errors='replace')
     _speak(args, sampling)
 
 # %% ../../nbs/workshop/commands.ipynb #d61d873f

@@ -26,8 +26,9 @@ def columns(
 )->int: # Its width on a screen
     "Count columns: two for wide characters, none for marks that sit on others"
     if text.isascii(): return len(text)
-    def width(c): return 0 if unicodedata.category(c) in ('Mn','Me','Cf') else 1 + (unicodedata.east_asian_width(c) in 'WF')
-    return sum(map(width, text))
+    above = sum(unicodedata.category(c) in ('Mn', 'Me', 'Cf') for c in text)
+    wide = sum(unicodedata.east_asian_width(c) in 'WF' for c in text)
+    return len(text) - above + wide
 
 # %% ../../nbs/workshop/corpus.ipynb #8f9a83a5
 def _next_word(line):
@@ -60,16 +61,22 @@ def normalise(
     return re.sub('[^\n]+(\n[^\n]+)*', join, lines).strip('\n') + '\n'
 
 # %% ../../nbs/workshop/corpus.ipynb #c0a50011
-_ARCHIVES = {b'\x1f\x8b': 'gzip', b'\x1f\x9d': 'compress', b'BZh': 'bzip2', b'\xfd7zXZ\0': 'xz', b'\x28\xb5\x2f\xfd': 'zstd',
-             b'\x04\x22\x4d\x18': 'lz4', b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'7z\xbc\xaf\x27\x1c': '7z', b'Rar!\x1a\x07': 'rar'}
-_DOCUMENTS = {b'%PDF-': 'a PDF', b'{\\rtf': 'an RTF document', b'%!PS': 'PostScript', b'AT&TFORM': 'a DjVu document',
-              b'\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1': 'a document of an old Microsoft Office'}
-_OTHERS = {b'SQLite format 3\0': 'an SQLite database', b'\x89PNG': 'a PNG picture', b'\xff\xd8\xff': 'a JPEG picture',
-           b'GIF8': 'a GIF picture', b'\x7fELF': 'a program', b'MZ': 'a Windows program', b'PAR1': 'Parquet', b'ARROW1': 'Arrow',
-           b'\x93NUMPY': 'a NumPy array', b'\x89HDF': 'HDF5', b'ID3': 'MP3 music', b'OggS': 'Ogg music', b'fLaC': 'FLAC music',
-           b'RIFF': 'sound, film or a picture', b'bplist': 'a property list', b'GGUF': 'a model in GGUF'}
-_ZIPPED = {b'application/epub': 'an EPUB book', b'opendocument.text': 'an OpenDocument text', b'word/': 'a Word document',
-           b'xl/': 'an Excel table', b'ppt/': 'a PowerPoint presentation'}
+_ARCHIVES = {
+    b'\x1f\x8b': 'gzip', b'\x1f\x9d': 'compress', b'BZh': 'bzip2', b'\xfd7zXZ\0': 'xz', b'\x28\xb5\x2f\xfd': 'zstd',
+    b'\x04\x22\x4d\x18': 'lz4', b'PK\x03\x04': 'zip', b'PK\x05\x06': 'zip', b'7z\xbc\xaf\x27\x1c': '7z',
+    b'Rar!\x1a\x07': 'rar'}
+_DOCUMENTS = {
+    b'%PDF-': 'a PDF', b'{\\rtf': 'an RTF document', b'%!PS': 'PostScript', b'AT&TFORM': 'a DjVu document',
+    b'\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1': 'a document of an old Microsoft Office'}
+_OTHERS = {
+    b'SQLite format 3\0': 'an SQLite database', b'\x89PNG': 'a PNG picture', b'\xff\xd8\xff': 'a JPEG picture',
+    b'GIF8': 'a GIF picture', b'\x7fELF': 'a program', b'MZ': 'a Windows program', b'PAR1': 'Parquet',
+    b'ARROW1': 'Arrow', b'\x93NUMPY': 'a NumPy array', b'\x89HDF': 'HDF5', b'ID3': 'MP3 music', b'OggS': 'Ogg music',
+    b'fLaC': 'FLAC music',
+    b'RIFF': 'sound, film or a picture', b'bplist': 'a property list', b'GGUF': 'a model in GGUF'}
+_ZIPPED = {
+    b'application/epub': 'an EPUB book', b'opendocument.text': 'an OpenDocument text', b'word/': 'a Word document',
+    b'xl/': 'an Excel table', b'ppt/': 'a PowerPoint presentation'}
 
 # %% ../../nbs/workshop/corpus.ipynb #c0a50012
 def _signature(data):
@@ -102,8 +109,8 @@ def _wide(data, utf8):
 
 # %% ../../nbs/workshop/corpus.ipynb #c0a50018
 _LOW, _CAP = 'àáâãäåæçèéêëìíîïñòóôõöøœšžßùúûüÿ', 'ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØŒŠŽÙÚÛÜŸ'
-_WESTERN = re.compile(f"(?<![{_LOW}])[{_LOW}]{{1,2}}(?![{_LOW}])|(?<![a-z{_LOW}])[{_CAP}]|(?<![a-z{_LOW}])[«»¿¡“”‘‚„…–•°ªº§£€©®™\xa0]"
-                      f"|[»”…ªº€°–](?![a-z{_LOW}])|[’·—\xad\xa0]")
+_WESTERN = re.compile(f"(?<![{_LOW}])[{_LOW}]{{1,2}}(?![{_LOW}])|(?<![a-z{_LOW}])[{_CAP}]"
+                      f"|(?<![a-z{_LOW}])[«»¿¡“”‘‚„…–•°ªº§£€©®™\xa0]|[»”…ªº€°–](?![a-z{_LOW}])|[’·—\xad\xa0]")
 
 def _is_western(data):
     "Whether bytes that are no UTF-8 look like Windows-1252"
@@ -152,7 +159,8 @@ def _proper(text):
     for what,(pattern,share) in _IMPROPER.items():
         if not (first := re.search(pattern, text)): continue
         n,line = len(re.findall(pattern, text)), 1 + text.count('\n', 0, first.start())
-        if n > share*len(text): raise ValueError(f"holds {what} ({n:,}, the first in line {line:,}), so it is no text or was spoilt on its way")
+        if n > share*len(text): raise ValueError(
+            f"holds {what} ({n:,}, the first in line {line:,}), so it is no text or was spoilt on its way")
     return text
 
 # %% ../../nbs/workshop/corpus.ipynb #c0a50036
@@ -160,7 +168,7 @@ def _warn_of_mojibake(text, name):
     "Say when a text was converted once too often"
     twice = len(re.findall('[ÃÂâ][\xa0-\xbf€™œ“”]', text))
     if twice > 3 and 2*twice > len(re.findall('[^\0-\x7fÃÂâ]', text)): warnings.warn(
-        f"{name} says things like Ã± for ñ, {twice:,} times: UTF-8 was once taken for Latin-1. Convert the original anew")
+        f"{name} says things like Ã± for ñ, {twice:,} times: UTF-8 was taken for Latin-1. Convert the original anew")
 
 # %% ../../nbs/workshop/corpus.ipynb #c0a50027
 def _encoding(data):
@@ -240,11 +248,13 @@ def without_licence(
     "Leave out the licence around a book of Project Gutenberg, and say so"
     cuts = list(_licences(text))
     if any(b - a > 60_000 for a,b in cuts): raise ValueError(
-        f"{name} has marks of Project Gutenberg, and more text outside of the book than a licence has; take it out by hand")
-    if not cuts and re.search('Project Gutenberg(™|-tm)? License|Redistributing Project Gutenberg', text): warnings.warn(
-        f"{name} holds the licence of Project Gutenberg but no marks around a book; take it out, or a model will learn it")
+        f"{name} has marks of Project Gutenberg, and more text outside of them than a licence has; take it out by hand")
+    legal = 'Project Gutenberg(™|-tm)? License|Redistributing Project Gutenberg'
+    if not cuts and re.search(legal, text): warnings.warn(
+        f"{name} holds the licence of Project Gutenberg but no marks around a book; take it out, or a model learns it")
     if not cuts: return text
-    warnings.warn(f"{name} is from Project Gutenberg; its licence, {sum(b - a for a,b in cuts):,} characters, is left out")
+    size = sum(b - a for a,b in cuts)
+    warnings.warn(f"{name} is from Project Gutenberg; its licence, {size:,} characters, is left out")
     books = (text[a:b].strip('\n') for a,b in zip([0, *(b for _,b in cuts)], [*(a for a,_ in cuts), len(text)]))
     return '\n'.join(o for o in books if o.strip()) + '\n'
 
@@ -299,7 +309,7 @@ def _noted(note):
     "The checksum in a note, None if there is no note"
     if not note.exists(): return None
     try: return json.loads(note.read_bytes())['sha256']
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"{note} is damaged; delete it and the book beside it to have both made again") from None
 
 def gutenberg(
@@ -321,7 +331,7 @@ def gutenberg(
     try: text, facts = first_book(urls, progress)
     except OSError as e:
         raise OSError(f"Project Gutenberg book {number} cannot be had. Tried:\n{e}\nBy hand: save the plain text "
-                      f"(UTF-8) from https://www.gutenberg.org/ebooks/{number} as {by_hand}, then do the same again") from None
+                      f"(UTF-8) from https://www.gutenberg.org/ebooks/{number} as {by_hand}, and do the same") from None
     write_atomic(note, json.dumps(dict(book=number, **facts), indent=1) + '\n')
     write_atomic(path, text)
     return path

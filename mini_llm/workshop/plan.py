@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from fastcore.basics import patch
 
-from ..engine.device import this_machine
+from ..engine.device import memory_here, this_machine
 from ..engine.team import Team
 from ..gpt import GPT, GPTConfig
 from .dataset import TokenFiles, load_tokens, ngram_bits
@@ -243,7 +243,8 @@ def new_run(
     began,data,team,plan = time.monotonic(), load_tokens(cfg.data), team or Team(), None
     device = this_machine(cfg.threads or team.threads, cfg.dtype)
     if cfg.tensorboard: summary_writer()               # is it installed?
-    check = partial(check_fit, data=data, device=device, team=team, runs=cfg.runs)
+    there = memory_here(device)     # asked before anything is tried, which leaves its traces
+    check = partial(check_fit, data=data, device=device, team=team, runs=cfg.runs, there=there)
     least = shaped(SIZES['nano'] if shape is None and not cfg.steps else shape, data.meta['n_vocab'])
     check(least, cfg.batch_size or team.size)
     timed = lambda shape, n: rate(shape, n, .2, device)

@@ -42,7 +42,7 @@ def _json(text, file):
 def settings(self:Run)->dict: # The contents of `train.json`
     "What the run was asked to do, on which data, and on what machine"
     file = self.path/'train.json'
-    return _json(file.read_text(encoding='utf-8'), file)
+    return _json(file.read_bytes(), file)
 
 # %% ../../nbs/workshop/run.ipynb #6842a769
 @patch(as_prop=True)
@@ -61,15 +61,15 @@ def tokenizer(self:Run)->Tokenizer: # The tokenizer the model was trained with
 def result(self:Run)->dict|None: # The contents of `result.json`, or None while the run is unfinished
     "How the run ended: steps, seconds, bits per byte at the last and at the best evaluation"
     file = self.path/'result.json'
-    return _json(file.read_text(encoding='utf-8'), file) if file.exists() else None
+    return _json(file.read_bytes(), file) if file.exists() else None
 
 # %% ../../nbs/workshop/run.ipynb #d68096bc
 @patch(as_prop=True)
 def metrics(self:Run)->list[dict]: # One entry a step, in order
     "Read `metrics.jsonl` as far as it is whole"
     file = self.path/'metrics.jsonl'
-    text = file.read_text(encoding='utf-8') if file.exists() else ''
-    return [_json(line, file) for line in text.split('\n')[:-1]]
+    lines = file.read_bytes().split(b'\n') if file.exists() else []
+    return [_json(line, file) for line in lines[:-1]]
 
 # %% ../../nbs/workshop/run.ipynb #04211639
 def bits_per_byte(

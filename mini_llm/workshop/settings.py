@@ -93,14 +93,19 @@ def check_room(
     device:Device, # Where it is to be trained
     team:Team, # By how many processes
     runs:str|Path, # Folder in which the run gets its own
+    there:float|None=None, # Bytes of memory that are left (default: asked now)
 ):
     "Refuse what fits neither into memory nor on the disk"
     with torch.device('meta'): model = GPT(shape)
-    need,there = team.here * memory_needed(model, -(-batch_size // team.size), device), memory_here(device)
+    weights = sum(p.nbytes for p in model.parameters())
+    each = memory_needed(model, -(-batch_size // team.size), device) + 3*weights    # and the checkpoint being written
+    need = team.here * each
+    if there is None: there = memory_here(device)
+    smaller = f'a batch_size below {batch_size} (accumulate makes up for it), ' if batch_size > team.size else ''
     if need > there: raise ValueError(
-        f"training needs about {need/2**30:.1f} GB of memory, and this machine has {there/2**30:.1f}: choose a "
-        f"batch_size below {batch_size} (accumulate makes up for it), a shorter context_length or a smaller preset")
-    need,free = 10 * sum(p.nbytes for p in model.parameters()), shutil.disk_usage(_nearest(runs)).free
+        f"training needs about {need/2**20:,.0f} MB of memory, and this machine has {there/2**20:,.0f} left: "
+        f"choose {smaller}a shorter context_length or a smaller preset")
+    need,free = 10*weights, shutil.disk_usage(_nearest(runs)).free
     if need > free: raise ValueError(
         f"checkpoints need up to {need/2**20:,.0f} MB, and the disk of {runs} has {free/2**20:,.0f} left; "
         "free some space, choose another folder for runs or a smaller preset")
@@ -117,6 +122,7 @@ def check_fit(
     device:Device, # Where
     team:Team, # By how many processes
     runs:str|Path, # Folder in which the run gets its own
+    there:float|None=None, # Bytes of memory that are left (default: asked now)
 ):
     "Refuse a model or a batch that goes neither with the token files nor with the machine"
     if shape.vocab_size != data.meta['n_vocab']:
@@ -126,7 +132,7 @@ def check_fit(
         f"windows of {shape.context_length}; use more text, a smaller batch or a shorter context")
     if team.size > batch_size: raise ValueError(
         f"batch_size={batch_size} cannot be shared by {team.size} processes; start fewer")
-    check_room(shape, batch_size, device, team, runs)
+    check_room(shape, batch_size, device, team, runs, there)
 
 # %% ../../nbs/workshop/settings.ipynb #4279135c
 RECIPE = 3
@@ -148,7 +154,7 @@ def record(
     settings = dict(started=datetime.now(timezone.utc).isoformat(), recipe=RECIPE, processes=processes,
                     train=asdict(cfg), machine=asdict(device), data=data.meta, data_from_run=_way(data.path, path),
                     torch=torch.__version__, **more)
-    write_atomic(path/'train.json', json.dumps(settings, indent=1, ensure_ascii=False))
+    write_atomic(path/'train.json', json.dumps(settings, indent=1))
     return Run(path)
 
 # %% ../../nbs/workshop/settings.ipynb #e6f50971
