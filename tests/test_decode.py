@@ -199,7 +199,7 @@ def in_memory(**changes):
     return heavy(GPT(GPTConfig(**shape))).eval()
 
 
-def greedy(model, prompt, n=12):
+def favourites(model, prompt, n=12):
     ids, cache = list(prompt), model.new_cache()
     new = ids
     for _ in range(n):
@@ -214,7 +214,7 @@ def greedy(model, prompt, n=12):
 def test_a_model_in_memory_is_packed_once():
     model = in_memory()
     ours = Decoder.of(model)
-    assert greedy(ours, [1, 2, 3]) == greedy(model, [1, 2, 3])
+    assert favourites(ours, [1, 2, 3]) == favourites(model, [1, 2, 3])
     assert Decoder.of(model) is ours and Decoder.of(model.train()) is ours
 
 
@@ -286,8 +286,8 @@ def test_a_cache_of_another_model_is_refused_before_anything_changes():
 def test_texts_that_are_written_at_once_are_those_written_alone():
     ours = Decoder.of(in_memory())
     prompts = [[i, i+1, i+2] for i in range(6)]
-    alone = [greedy(ours, p) for p in prompts]
-    with ThreadPoolExecutor(6) as pool: assert list(pool.map(lambda p: greedy(ours, p), prompts)) == alone
+    alone = [favourites(ours, p) for p in prompts]
+    with ThreadPoolExecutor(6) as pool: assert list(pool.map(lambda p: favourites(ours, p), prompts)) == alone
     models = [in_memory() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool: assert len(set(map(id, pool.map(Decoder.of, models*2)))) == 4
 
@@ -296,6 +296,6 @@ def test_threads_stay_as_they_were():
     import numba
     before = torch.get_num_threads(), numba.get_num_threads()
     ours = Decoder.of(in_memory())
-    greedy(ours, [1])
+    favourites(ours, [1])
     with pytest.raises(ValueError): ours([70], ours.new_cache())
     assert (torch.get_num_threads(), numba.get_num_threads()) == before

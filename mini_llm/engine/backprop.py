@@ -148,6 +148,7 @@ def _softmax(s, scale):
         for i in range(j+1): s[b,j,i] = narrow(e[i]/total, s[b,j,i])
         s[b,j,j+1:] = 0
 
+# %% ../../nbs/engine/backprop.ipynb #319468ee
 @_jit
 def _softmax_back(p, dp, scale):
     "Gradients of weights become those of scores"
@@ -340,7 +341,8 @@ def _attention(self:_Worker, l, keys, drops):
     "Layer `l`, attention"
     a,w,o = self.a, self.w, self.tmp.do                                           # o: (n,h,t,hd)
     torch.mm(self._norm_in(2*l), w.qkv[l].T, out=a.qkv[l])                        # (n*t,d) -> (n*t,(h+2*kv)*hd)
-    _call(_heads, a.qkv[l], self.v.q[l], self.v.k[l], self.cos, self.sin, self.cfg.norm_eps, a.q[l], a.k[l], a.v[l], a.inv_qk[l])
+    norms = self.v.q[l], self.v.k[l], self.cos, self.sin, self.cfg.norm_eps
+    _call(_heads, a.qkv[l], *norms, a.q[l], a.k[l], a.v[l], a.inv_qk[l])
     torch.bmm(a.q[l].flatten(0,1), a.k[l].flatten(0,1).mT, out=a.p[l])            # (n,h,t,hd) -> (n*h,t,hd) -> (n*h,t,t)
     _call(_softmax, a.p[l], _f4(self.cfg.head_dim**-.5))
     torch.bmm(a.p[l], a.v[l].flatten(0,1), out=o.flatten(0,1))                    # (n*h,t,t) @ (n*h,t,hd) -> (n*h,t,hd)
@@ -398,7 +400,8 @@ def _attention_back(self:_Worker, l, keys, drops):
     _call(_softmax_back, a.p[l], tmp.dp, _f4(self.cfg.head_dim**-.5))
     torch.bmm(tmp.dp, k, out=dq)                              # -> (n*h,t,hd)
     torch.bmm(tmp.dp.mT, q, out=dk)                           # -> (n*h,t,hd)
-    _call(_heads_back, tmp.dq, tmp.dk, tmp.dv, a.qkv[l], a.inv_qk[l], self.v.q[l], self.v.k[l], self.cos, self.sin, tmp.dqkv, dv.q[l], dv.k[l])
+    norms = self.v.q[l], self.v.k[l], self.cos, self.sin
+    _call(_heads_back, tmp.dq, tmp.dk, tmp.dv, a.qkv[l], a.inv_qk[l], *norms, tmp.dqkv, dv.q[l], dv.k[l])
     torch.mm(tmp.dqkv.T, a.h[2*l], out=dw.qkv[l])             # -> ((h+2*kv)*hd,d)
     torch.mm(tmp.dqkv, w.qkv[l], out=tmp.y)                   # -> (n*t,d)
     self._norm_in_back(2*l)
@@ -452,8 +455,10 @@ class Backprop:
         dtype:torch.dtype=torch.float32, # Format of the products: float32 or bfloat16
         threads:int|None=None, # Cores to use (default: as many as torch has now)
     ):
-        if reason := unlike(model): raise ValueError(f"the kernels do not know this model: {reason}; use `gradients(model)`, which falls back on autograd")
-        self.model,self.kind,self.batch_size,self.matrices = model, kind(model), batch_size, _matrices(model.cfg, dtype)
+        if reason := unlike(model): raise ValueError(
+            f"the kernels do not know this model: {reason}; use `gradients(model)`, which falls back on autograd")
+        self.model,self.kind,self.batch_size = model, kind(model), batch_size
+        self.matrices = _matrices(model.cfg, dtype)
         sizes = _parts(batch_size, threads or torch.get_num_threads())
         self.workers = [_Worker(model, self.matrices, n, dtype) for n in sizes]
         self.pool = ThreadPoolExecutor(len(sizes))
@@ -477,7 +482,8 @@ def backprop_rooms(
 @torch.no_grad()
 def _refresh(self:Backprop):
     "Take the weights as they are now, and round the matrices anew"
-    if kind(self.model) != self.kind: raise ValueError("the model was changed after its kernels were made; ask `gradients(model)` again")
+    if kind(self.model) != self.kind:
+        raise ValueError("the model was changed after its kernels were made; ask `gradients(model)` again")
     for p,place in _matrix_places(self.model, self.matrices): place.copy_(p)
     for o in self.workers: o.take(self.model)
 
@@ -503,11 +509,13 @@ def check_batch(
     "Refuse what no loss can be computed of; kernels do not look where they read and write"
     for name,o in (('ids', ids), ('targets', targets)):
         if not isinstance(o, Tensor) or o.dtype not in (torch.int32,torch.int64) or o.ndim != 2 or not o.numel(): raise ValueError(
-            f"{name} must be int32 or int64 of shape (batch, time), at least one; got {getattr(o, 'dtype', type(o).__name__)} of shape {tuple(np.shape(o))}")
+            f"{name} must be int32 or int64 of shape (batch, time), at least one; "
+            f"got {getattr(o, 'dtype', type(o).__name__)} of shape {tuple(np.shape(o))}")
         lo,hi = o.aminmax()
         if lo < 0 or hi >= cfg.vocab_size: raise ValueError(
             f"{name} from {lo} to {hi} do not fit vocab_size={cfg.vocab_size}; were they made with another tokenizer?")
-    if ids.shape != targets.shape: raise ValueError(f"{tuple(ids.shape)} ids have {tuple(targets.shape)} targets; each id needs one")
+    if ids.shape != targets.shape:
+        raise ValueError(f"{tuple(ids.shape)} ids have {tuple(targets.shape)} targets; each id needs one")
     if ids.shape[0] > batch_size or ids.shape[1] > cfg.context_length: raise ValueError(
         f"{ids.shape[0]} windows of {ids.shape[1]} tokens, but there is room for {batch_size} of {cfg.context_length}")
 
@@ -530,7 +538,8 @@ def _run(self:Backprop, ids, targets, dropout_key=(0,), scale=0., first_window=0
         try:
             for o in self.workers:
                 part = slice(at, at+o.n)
-                jobs.append(self.pool.submit(o._forward_backward, ids[part], targets[part], keys[:,part], drops, scale/count))
+                args = ids[part], targets[part], keys[:,part], drops, scale/count
+                jobs.append(self.pool.submit(o._forward_backward, *args))
                 at += o.n
         finally: wait(jobs)         # also after Ctrl-C, since the next call uses the same places
     return sum(job.result() for job in jobs) / count
@@ -554,9 +563,11 @@ def backward(self:Backprop,
     first_window:int=0, # Number of the first window, where a batch comes in several calls
 )->float: # Mean loss over all targets, in nats
     "Add the gradients of all parameters to their `grad`, as `backward` of a loss does"
-    if not any(p.requires_grad for p in self.model.parameters()): raise ValueError("no parameter wants a gradient: all are frozen")
+    if not any(p.requires_grad for p in self.model.parameters()):
+        raise ValueError("no parameter wants a gradient: all are frozen")
     nats = self._run(ids, targets, dropout_key, scale, first_window)
-    for parts in zip(*(_matrix_places(self.model, o.dw) for o in self.workers)): _collect(parts[0][0], [g for _,g in parts])
+    for parts in zip(*(_matrix_places(self.model, o.dw) for o in self.workers)):
+        _collect(parts[0][0], [g for _,g in parts])
     _collect(self.model.embed_tokens.weight, [o.dtable for o in self.workers])
     for name,ws in vars(_vectors(self.model)).items():
         for i,p in enumerate(ws): _collect(p, [vars(o.dv)[name][i] for o in self.workers])

@@ -147,7 +147,8 @@ def pack_weights(
 )->tuple[Matrices,Matrices,Vectors]: # Values, scales, and the rest
     "Stack and pack all weights"
     matrices,vectors = _make_arrays(shape)
-    for name,place,divisor in _weight_places(shape, matrices, vectors): place[:] = tensors[f'{name}.weight'] / np.float32(divisor)
+    for name,place,divisor in _weight_places(shape, matrices, vectors):
+        place[:] = tensors[f'{name}.weight'] / np.float32(divisor)
     vectors.cos[:],vectors.sin[:] = _rope(shape)
     values,scales = zip(*(quantise(m, precision) for m in matrices))
     return Matrices(*values), Matrices(*scales), vectors
@@ -501,6 +502,7 @@ def _only(threads):
     try: yield
     finally: numba.set_num_threads(before)
 
+# %% ../../nbs/engine/decoding.ipynb #49197b44
 class Decoder:
     "A saved model, ready to write"
     def __init__(self,
@@ -508,7 +510,8 @@ class Decoder:
         precision:str='float32', # Of the matrices: 'float32', 'bfloat16' or 'int8'
         threads:int|None=None, # How many cores work on a token (default: all, but at most 4)
     ):
-        if precision not in _PRECISIONS: raise ValueError(f"precision={precision!r} must be 'float32', 'bfloat16' or 'int8'")
+        if precision not in _PRECISIONS: raise ValueError(
+            f"precision={precision!r} must be 'float32', 'bfloat16' or 'int8'")
         if threads is not None: number('threads', threads, int, 1)
         self._take(*load_model(folder), precision, threads)
 
@@ -541,8 +544,10 @@ def _check(self:Decoder, new, cache):
     counts,want = [len(o) for o in new], Cache(self.cfg, 0).keys.shape[1:]
     for x in (cache.keys, cache.values):
         if x.shape != (len(cache.lengths), *want): raise ValueError(
-            f"a cache of shape {x.shape} is not for {len(cache.lengths)} texts of this model, which need {(len(cache.lengths), *want)}; `new_cache` makes one")
-    if len(new) != len(cache.lengths): raise ValueError(f"{len(new)} texts do not fit a cache of {len(cache.lengths)}; `new_cache({len(new)})` makes one for all")
+            f"a cache of shape {x.shape} is not for {len(cache.lengths)} texts of this model, which need "
+            f"{(len(cache.lengths), *want)}; `new_cache` makes one")
+    if len(new) != len(cache.lengths): raise ValueError(
+        f"{len(new)} texts do not fit a cache of {len(cache.lengths)}; `new_cache({len(new)})` makes one for all")
     if not any(counts): raise ValueError("there are no tokens to go on with; give at least one")
     for n,length in zip(counts, cache.lengths):
         if not 0 <= length <= n + length <= self.cfg.context_length: raise ValueError(
@@ -566,9 +571,10 @@ def feed(self:Decoder,
         stream = np.repeat(np.arange(len(new)), counts)
         pos = np.array([p for n,start in zip(counts, cache.lengths) for p in range(start, start+n)], np.int64)
         wanted = np.ones(len(ids), bool) if every else np.append(stream[1:] != stream[:-1], True)
-        res = [self._portion(ids, stream, pos, wanted, slice(i, i+_PORTION), cache) for i in range(0, len(ids), _PORTION)]
-        res = np.concatenate(res)
-        if not np.isfinite(res).all(): raise ValueError("the model's scores are not numbers: its weights are damaged or far too large")
+        parts = [slice(i, i+_PORTION) for i in range(0, len(ids), _PORTION)]
+        res = np.concatenate([self._portion(ids, stream, pos, wanted, part, cache) for part in parts])
+        if not np.isfinite(res).all(): raise ValueError(
+            "the model's scores are not numbers: its weights are damaged or far too large")
         cache.lengths[:] = [n + length for n,length in zip(counts, cache.lengths)]
     return res
 
@@ -616,8 +622,9 @@ def _in_memory(model):
 def _holds(self:Decoder, tensors):
     "Whether these are the weights that were packed, in float32"
     m,_,v = self.weights
-    return all(np.array_equal(tensors[f'{name}.weight'] / np.float32(divisor) if divisor != 1 else tensors[f'{name}.weight'], place)
-               for name,place,divisor in _weight_places(self.cfg, m, v))
+    def same(x, place, divisor): return np.array_equal(x if divisor == 1 else x/np.float32(divisor), place)
+    places = _weight_places(self.cfg, m, v)
+    return all(same(tensors[f'{name}.weight'], place, divisor) for name,place,divisor in places)
 
 # %% ../../nbs/engine/decoding.ipynb #3204c214
 @patch(cls_method=True)
@@ -635,6 +642,7 @@ def of(cls:Decoder,
     with _PACKING:
         held = _PACKED.get(model)
         if held is None or held.cfg != shape_of(fields) or not held._holds(tensors):
-            if bad := [n for n,x in tensors.items() if not np.isfinite(x).all()]: raise ValueError(f"{bad[0]} holds nan or infinity, so the model cannot write")
+            if bad := [n for n,x in tensors.items() if not np.isfinite(x).all()]: raise ValueError(
+                f"{bad[0]} holds nan or infinity, so the model cannot write")
             held = _PACKED[model] = Decoder.__new__(Decoder)._take(fields, tensors)
         return held

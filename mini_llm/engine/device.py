@@ -51,7 +51,8 @@ def this_machine(
 def check(self:Device)->Device: # Itself
     "Refuse a device that is not here"
     if self.device in (here := _devices()): return self
-    raise ValueError(f"device {self.device!r} is not here: torch {torch.__version__} finds only {', '.join(map(repr, here))}; "
+    found = ', '.join(map(repr, here))
+    raise ValueError(f"device {self.device!r} is not here: torch {torch.__version__} finds only {found}; "
                      "go on where there is one, or begin anew on this machine")
 
 # %% ../../nbs/engine/device.ipynb #291ee315

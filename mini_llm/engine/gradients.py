@@ -57,10 +57,12 @@ def backward(self:Autograd,
     first_window:int=0, # Number of the first window, where a batch comes in several calls
 )->float: # Mean loss over all targets, in nats
     "Add gradients to those that are there"
-    if not any(p.requires_grad for p in self.model.parameters()): raise ValueError("no parameter wants a gradient: all are frozen")
+    if not any(p.requires_grad for p in self.model.parameters()):
+        raise ValueError("no parameter wants a gradient: all are frozen")
     check_batch(self.model.cfg, self.batch_size, ids, targets)
     with self._threads(), torch.enable_grad():
-        with seeded(*dropout_key, first_window, device=next(self.model.parameters()).device.type): loss = self._mean(ids, targets)
+        here = next(self.model.parameters()).device.type
+        with seeded(*dropout_key, first_window, device=here): loss = self._mean(ids, targets)
         (loss*scale).backward()
     return loss.item()
 
@@ -87,7 +89,8 @@ def _difference(model):
         if _far(loss, loss.new_tensor(kernels.loss(ids, targets)), 1e-4): return "its loss is another than theirs"
         with _known_zeros(twin, kernels.dropout_factors()): loss = twin.loss(ids, targets)
         theirs = torch.autograd.grad(loss, params)
-    if _far(loss, loss.new_tensor(kernels.backward(ids, targets)), 1e-4): return "its loss in training is another than theirs"
+    ours = loss.new_tensor(kernels.backward(ids, targets))
+    if _far(loss, ours, 1e-4): return "its loss in training is another than theirs"
     if any(_far(g, p.grad, 1e-3) for g,p in zip(theirs, params)): return "its gradients are others than theirs"
     return ''
 

@@ -88,7 +88,8 @@ def _strange_parts(model):
     places = ['dropout', *(f'layers.{i}.dropout' for i in range(model.cfg.n_layer))]
     modules = dict(model.named_modules(remove_duplicate=False))
     for n in places:
-        if type(m := modules.get(n)) is not nn.Dropout or type(m).forward is not _DROPOUT: yield f"{n} is not torch's Dropout"
+        own = type(modules.get(n))
+        if own is not nn.Dropout or own.forward is not _DROPOUT: yield f"{n} is not torch's Dropout"
     for n,m in modules.items():
         if any(len(vars(m)[h]) for h in _HOOKS): yield f"{n or 'it'} has a hook"
         if 'Dropout' in type(m).__name__ and n not in places: yield f"it has {n}"
