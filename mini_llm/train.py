@@ -9,7 +9,7 @@ __all__ = ['get_batch', 'evaluate', 'lr_scale', 'train_step', 'sample', 'step_ra
            'state_tensors', 'Diverged', 'first_bad', 'SIZES', 'new_run', 'Stopped', 'TrainConfig']
 
 # %% ../nbs/04_train.ipynb #a5ebcfd4
-import copy, dataclasses, json, math, time
+import dataclasses, json, math, time
 from datetime import datetime, timedelta
 from functools import lru_cache
 from pathlib import Path

@@ -527,6 +527,7 @@ def _pad(x, size, value):
 
 # %% ../../nbs/engine/backprop.ipynb #8d4e6573
 @patch
+@torch_threads(1)
 def _run(self:Backprop, ids, targets, dropout_key=(0,), scale=0., first_window=0):
     "Mean loss over all targets; with a `scale`, gradients are left with the workers"
     check_batch(self.model.cfg, self.batch_size, ids, targets)
@@ -534,14 +535,13 @@ def _run(self:Backprop, ids, targets, dropout_key=(0,), scale=0., first_window=0
     count,size = targets.numel(), (self.batch_size, self.model.cfg.context_length)
     ids,targets,jobs,at = _pad(ids, size, 0), _pad(targets, size, -1), [], 0
     keys,drops = self._keys(dropout_key, first_window), self._drops(training=scale)
-    with torch_threads(1):
-        try:
-            for o in self.workers:
-                part = slice(at, at+o.n)
-                args = ids[part], targets[part], keys[:,part], drops, scale/count
-                jobs.append(self.pool.submit(o._forward_backward, *args))
-                at += o.n
-        finally: wait(jobs)         # also after Ctrl-C, since the next call uses the same places
+    try:
+        for o in self.workers:
+            part = slice(at, at+o.n)
+            args = ids[part], targets[part], keys[:,part], drops, scale/count
+            jobs.append(self.pool.submit(o._forward_backward, *args))
+            at += o.n
+    finally: wait(jobs)         # also after Ctrl-C, since the next call uses the same places
     return sum(job.result() for job in jobs) / count
 
 # %% ../../nbs/engine/backprop.ipynb #187e4b69
@@ -555,6 +555,7 @@ def loss(self:Backprop,
 
 # %% ../../nbs/engine/backprop.ipynb #0f47f14b
 @patch
+@torch_threads(1)
 def backward(self:Backprop,
     ids:Tensor, # Token ids, (b,t)
     targets:Tensor, # The token that follows each, (b,t)

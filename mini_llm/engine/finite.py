@@ -10,7 +10,6 @@ import copy
 from contextlib import contextmanager
 from functools import partial
 
-import torch
 from torch import Tensor
 
 # %% ../../nbs/engine/finite.ipynb #3c314437

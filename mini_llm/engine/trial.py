@@ -6,7 +6,7 @@
 __all__ = ['kind', 'unlike', 'heavy', 'why_not', 'say_once']
 
 # %% ../../nbs/engine/trial.ipynb #76215581
-import copy, dataclasses, sys
+import copy, dataclasses, re, sys
 from types import CodeType, FunctionType, ModuleType
 
 import torch
@@ -44,6 +44,19 @@ def _methods(kinds):
     seen,own = set(), [c for k in kinds for c in k.__mro__ if c.__module__.split('.')[0] not in ('torch', 'builtins')]
     return tuple((k, _code(f, seen)) for c in dict.fromkeys(own) for k,f in vars(c).items() if callable(f))
 
+# %% ../../nbs/engine/trial.ipynb #c330a651
+_WALKED = {}
+
+def _methods_again(kinds):
+    "The same as `_methods`; walks only when a name that may be reached has changed"
+    modules = [vars(sys.modules[k.__module__]) for k in kinds if k.__module__ in sys.modules]
+    values = [v for o in (*map(vars, kinds), *modules, vars(nn.functional)) for v in o.values()]
+    held,found = _WALKED.get(kinds, ((), None))
+    if len(held) != len(values) or any(a is not b for a,b in zip(held, values)):
+        if len(_WALKED) > 20: _WALKED.clear()
+        _WALKED[kinds] = values, (found := _methods(kinds))
+    return found
+
 # %% ../../nbs/engine/trial.ipynb #e0275938
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'
 
@@ -63,8 +76,8 @@ def kind(
     parts = {n:_part(m) for n,m in model.named_modules()}
     weights = list(model.parameters())
     hooked = sum(bool(p._backward_hooks) or bool(getattr(p, '_post_accumulate_grad_hooks', None)) for p in weights)
-    classes = dict.fromkeys(o[0] for o in parts.values())
-    return (_methods(classes), tuple(c.forward for c in classes)), tuple(parts.items()), len(weights), hooked
+    classes = tuple(dict.fromkeys(o[0] for o in parts.values()))
+    return (_methods_again(classes), tuple(c.forward for c in classes)), tuple(parts.items()), len(weights), hooked
 
 # %% ../../nbs/engine/trial.ipynb #4006486a
 _DROPOUT = nn.Dropout.forward
@@ -117,6 +130,19 @@ def heavy(
             p.requires_grad_(True)
     return twin
 
+# %% ../../nbs/engine/trial.ipynb #06ac9df0
+_SIZES = {'cfg', 'in_features', 'out_features', 'num_embeddings', 'embedding_dim', 'normalized_shape',
+          'n_head', 'n_kv_head', 'head_dim'}
+
+def _family(model):
+    "What models have in common that differ in nothing but their sizes"
+    methods,parts,_,hooked = kind(model)
+    def sizeless(name, own, settings, shapes, hooks):
+        settings = tuple(o for o in settings if o[0] not in _SIZES)
+        tensors = tuple((n, x and (*x[:2], len(x[2]))) for n,x in shapes)
+        return re.sub('[0-9]+', '*', name), own, settings, tensors, hooks
+    return methods, frozenset(sizeless(n, *part) for n,part in parts), hooked
+
 # %% ../../nbs/engine/trial.ipynb #5ac2ec7a
 _FOUND,_SAID = {}, set()
 
@@ -125,12 +151,13 @@ def why_not(
     twin:str, # Who would stand for it, such as 'the kernels of backprop'
     attempt, # Function of a model: how the twin differs from it, or ''
 )->str: # A reason, or '' if the twin may stand for it
-    "Whether a twin computes what a model does, tried once for each kind"
-    what = kind(model)
-    if (twin, what) not in _FOUND:
+    "Whether a twin computes what a model does, tried once for models that differ in nothing but their sizes"
+    if reason := unlike(model): return reason
+    what = twin, _family(model)
+    if what not in _FOUND:
         if len(_FOUND) > 100: _FOUND.clear()
-        _FOUND[twin,what] = unlike(model) or _attempted(model, attempt)
-    return _FOUND[twin,what]
+        _FOUND[what] = _attempted(model, attempt)
+    return _FOUND[what]
 
 def _attempted(model, attempt):
     "What came of a try; an error is a reason, too"

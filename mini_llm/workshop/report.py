@@ -8,7 +8,6 @@ __all__ = ['metrics_file', 'summary_writer', 'Report', 'Stopped', 'stop_signals'
 # %% ../../nbs/workshop/report.ipynb #ec7e5c0a
 import json, os, signal, sys, threading
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 from fastcore.basics import patch
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECIPE', 'TrainConfig', 'field_type', 'check_room', 'check_fit', 'record', 'same_data', 'find_data', 'same_recipe']
 
-# %% ../../nbs/workshop/settings.ipynb #51652f5c
+# %% ../../nbs/workshop/settings.ipynb #5efb5134
 import dataclasses, json, os, shutil
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -28,6 +28,7 @@ from ..gpt import GPT, GPTConfig
 from .dataset import TokenFiles, load_tokens
 from .formats import write_huggingface
 from .run import Run, new_folder
+from .terminal import command
 
 # %% ../../nbs/workshop/settings.ipynb #69684d0f
 @dataclass(frozen=True)
@@ -174,14 +175,15 @@ def same_data(
         now,then = data.meta[part], recorded[part]
         if now['sha256'] != then['sha256']: raise ValueError(
             f"{data.path} was made from {part} {now['name']} ({now['sha256'][:8]}), but {run.path} was started with "
-            f"{then['name']} ({then['sha256'][:8]}); make the token files again with dataset.py, or start a new run")
+            f"{then['name']} ({then['sha256'][:8]}); "
+            f"make the token files again (`{command('dataset')}`), or start a new run")
     if sha256(run.tokenizer_file) != recorded['tokenizer']['sha256']: raise ValueError(
         f"{run.tokenizer_file} is not the tokenizer this run was started with; "
         f"copy it back from {data.path/'tokenizer.model'}")
     for key in ('train_split', 'n_vocab', 'train', 'val'):
         if data.meta[key] != recorded[key]: raise ValueError(
             f"{data.path} has {key} {data.meta[key]}, but {run.path} was started with {recorded[key]}; "
-            "make the token files again with dataset.py as they were, or start a new run")
+            f"make the token files again as they were (`{command('dataset')}`), or start a new run")
     return data
 
 # %% ../../nbs/workshop/settings.ipynb #396bdfa2
