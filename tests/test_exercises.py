@@ -247,7 +247,7 @@ def test_wrong_answers_are_known(number, answer, said):
 
 
 @pytest.mark.parametrize('number', RIGHT)
-@pytest.mark.parametrize('answer', ['?', 7.5j, object(), [], {}, lambda: 0], ids=str)
+@pytest.mark.parametrize('answer', ['?', 7.5j, object(), [], {}, lambda: 0], ids=lambda o: type(o).__name__)
 def test_answers_of_a_wrong_kind_are_no_error(number, answer): assert isinstance(judge(number, answer), str)
 
 
