@@ -32,9 +32,9 @@ tags: [mini_llm, qwen3]
 
 # {title}
 
-A language model of {parameters:,} parameters ({layers} layers of {width}, {context} tokens of context, {n_vocab:,} ids)
-that has read one text, {train_bytes:,} bytes of {corpus}, {epochs:.0f} times over. It goes on in the manner of that text
-from any beginning, knows nothing else, and is of no use but to learn how such a model works.
+A language model of {parameters:,} parameters: {layers} layers of {width}, {context} tokens of context, {n_vocab:,}
+ids. It has read one text, {train_bytes:,} bytes of {corpus}, {epochs:.0f} times over, and goes on in its manner from
+any beginning. It knows nothing else, and is of no use but to learn how such a model works.
 
 | | |
 |---|---|
@@ -52,8 +52,8 @@ python generate.py "En un lugar de la Mancha" --run {folder}
 ```
 
 To make one yourself, run `{command}`. Three minutes hold another number of steps on another machine, so yours will
-differ. `python train.py --reproduce {folder}` takes as many steps as this one, and on a machine with the same arithmetic ends at the
-same weights, byte for byte, before they are rounded.
+differ. `python train.py --reproduce {folder}` takes as many steps as this one, and on a machine with the same
+arithmetic ends at the same weights, byte for byte, before they are rounded.
 """
 
 
