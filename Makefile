@@ -15,7 +15,7 @@ RUN := runs/$(NAME)-1
 FINISHED := $(RUN)/result.json
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lab docs bench export refresh readme clean
+.PHONY: help run test lint lab docs bench shelf export refresh readme clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ docs: $(READY) ## the site, in _docs
 
 bench: $(READY) ## measure against other tools, into benchmarks/results
 	set -e; for name in tokenizer plain training generation; do $(BIN)/python benchmarks/$$name.py; done
+
+shelf: $(FINISHED) ## the model of the book, models/quijote, of the run that make run has made
+	$(BIN)/python tools/ship.py $(RUN) models/quijote
 
 export: $(READY) ## notebooks to package
 	$(BIN)/nbdev_export

@@ -417,6 +417,15 @@ def generate_batch(
     if isinstance(model, Decoder): return _together(model, prompts, choosers, n, stopped)
     return [_alone(model, p, choose, n, stopped) for p,choose in zip(prompts, choosers)]
 
+# %% ../nbs/05_generate.ipynb #bc47a919
+class Text(NamedTuple):
+    "A text and how it came about"
+    prompt:str # What it goes on with
+    text:str # What the model has written
+    seed:int|None # Where its random numbers began
+    tokens:int # How many the model has written, those of a stop string too
+    ended:str # Why: 'length', 'stop' (a stop string) or 'end' (the model wrote a special token)
+
 # %% ../nbs/05_generate.ipynb #9e2c9c73
 def _stopper(tokenizer, stops):
     "A function that says whether the last of some ids have completed one of `stops`"
@@ -430,15 +439,6 @@ def _told(tokenizer, prompt, seed, new, stops, max_new_tokens):
     text = ''.join(until([whole], stops))
     ended = 'stop' if text != whole else 'length' if len(new) == max_new_tokens else 'end'
     return Text(prompt, text, seed, len(new), ended)
-
-# %% ../nbs/05_generate.ipynb #bc47a919
-class Text(NamedTuple):
-    "A text and how it came about"
-    prompt:str # What it goes on with
-    text:str # What the model has written
-    seed:int|None # Where its random numbers began
-    tokens:int # How many the model has written, those of a stop string too
-    ended:str # Why: 'length', 'stop' (a stop string) or 'end' (the model wrote a special token)
 
 # %% ../nbs/05_generate.ipynb #9901e97c
 def generate_texts(

@@ -77,7 +77,7 @@ def split_regex(
 # %% ../nbs/00_regex_split.ipynb #d6c481dd
 def _regex_ends(text, data, pattern):
     "Where the chunks of any pattern end, in bytes"
-    begins = np.append(np.flatnonzero(data & 0xc0 != 0x80), len(data))
+    begins = np.append(np.flatnonzero(data & 0b11000000 != 0b10000000), len(data))
     lengths = [len(o) for o in split_regex(text, pattern)]
     return begins[np.cumsum(lengths, dtype=np.int64)]
 

@@ -920,7 +920,8 @@ def test_tokenizers_are_equal_if_they_say_the_same(tok, tmp_path):
     assert tok not in others and tok != 'tok' and not tok == None # noqa: E711
     with pytest.raises(TypeError, match='unhashable'): hash(tok) # it can get more special tokens
 
-@pytest.mark.parametrize('counts', [np.array([5, 3]), [5, 3], (np.int64(5), np.int32(3)), iter([5, 3])], ids=str)
+@pytest.mark.parametrize('counts', [np.array([5, 3]), [5, 3], (np.int64(5), np.int32(3)), iter([5, 3])],
+                         ids=lambda o: type(o).__name__)
 def test_counts_of_merges_in_any_container(counts, tmp_path):
     tok = Tokenizer(BYTES + [b'ab', b'abc'], merge_counts=counts)
     assert tok.merge_counts == [5, 3] and {type(n) for n in tok.merge_counts} == {int}

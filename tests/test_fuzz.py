@@ -14,7 +14,8 @@ from mini_llm.engine.layout import complete, load_model, read_shape, save_model,
 from mini_llm.workshop.dataset import encode_corpus, load_tokens
 
 FEW, MANY = 300, 1_000_000
-amounts = pytest.mark.parametrize('amount', [FEW, pytest.param(MANY, marks=pytest.mark.slow)])
+LONG = pytest.mark.slow, pytest.mark.timeout(3*3600)
+amounts = pytest.mark.parametrize('amount', [FEW, pytest.param(MANY, marks=LONG)])
 TEXT = 'En un lugar de la Mancha, de cuyo nombre no quiero acordarme, no ha mucho tiempo que vivía un hidalgo. ' * 30
 PIECES = [*"aeiñó' \n\t.,¿?0193中яא٣", ' ', '  ', '\r\n', 'que', ' de', "'s", "'LL", 'ſ', '\u00a0', '\u0301', '\u200d',
           '👩\u200d👧', '\0', '\x1c', '\ufeff', '\U0010ffff', END_OF_TEXT, '<|', 'a'*70, ' '*70]

@@ -14,8 +14,8 @@ import torch
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer
 from mini_llm.engine.decoding import Decoder
-from mini_llm.generate import (Sampling, draw, generate, generate_batch, generate_ids, generate_texts, next_logits,
-                               ready, stream, until)
+from mini_llm.generate import (Sampling, draw, generate, generate_batch, generate_ids, generate_texts, main,
+                               next_logits, ready, stream, until)
 from mini_llm.gpt import GPT, GPTConfig
 
 GREEDY = Sampling(temperature=0)
@@ -511,9 +511,14 @@ def test_wrong_input_is_one_clear_line(root, run, args, message):
     assert res.returncode == 2 and message in res.stderr and 'Traceback' not in res.stderr
 
 
-def test_without_a_run_it_says_what_to_do(root, tmp_path):
-    res = command(root, tmp_path, 'Sancho')
-    assert res.returncode == 2 and 'no run with weights' in res.stderr and 'train.py' in res.stderr
+
+def test_without_a_run_the_model_of_the_book_speaks(root, tmp_path, capsys, monkeypatch):
+    res = command(root, tmp_path, 'Sancho', '--seed', '1', '--max_new_tokens', '5')
+    assert res.returncode == 0 and res.stdout.startswith('Sancho')
+    assert 'the model of the book' in res.stderr and 'models/quijote' in res.stderr and 'train.py' in res.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('mini_llm.workshop.commands.shipped_run', lambda: None)      # an installed package has none
+    assert main(['Sancho']) == 2 and 'no run with weights' in capsys.readouterr().err
 
 
 def test_terminals_without_accents_and_readers_that_leave(root, run):

@@ -34,28 +34,29 @@ tags: [mini_llm, qwen3]
 
 A language model of {parameters:,} parameters ({layers} layers of {width}, {context} tokens of context, \
 {n_vocab:,} token ids)
-that has read one text: {corpus}, {train_bytes:,} bytes of it, in {epochs:.0f} passes. \
-It writes on from a beginning in the manner of that text, knows
-nothing else, and is no use for anything but learning how such a model works.
+that has read one text, {train_bytes:,} bytes of {corpus}, {epochs:.0f} times over. \
+It goes on in the manner of that text
+from any beginning, knows nothing else, and is of no use but to learn how such a model works.
 
 | | |
 |---|---|
 | text | `datasets/{corpus}` of this project (public domain; where it comes from stands in `datasets/README.md`) |
-| made by | `{command}`, {steps:,} steps in {seconds:.0f} seconds \
-on {cpu}, {threads} threads, products in {dtype} |
-| bits per byte | {bits:.2f} on the tenth of the text that it has not read; \
-{rounded:.2f} with the weights rounded to bfloat16, as they are here |
+| made by | `{command}`, {steps:,} steps in {seconds:.0f} seconds on {cpu}, products in {dtype} |
+| bits per byte | {bits:.3f} on the tenth of the text that it has not read; \
+{rounded:.3f} with the weights rounded to bfloat16, as here |
 | beside it | bzip2 {bzip2:.2f}, xz {xz:.2f}, counted pairs of tokens {bigram:.2f} |
-| files | `model.safetensors` and `config.json` in the form of `Qwen3ForCausalLM`, \
-`tokenizer.bpe`, the run's settings, metrics and result |
+| files | `model.safetensors`, `config.json` (as `Qwen3ForCausalLM`), `tokenizer.bpe`; \
+the run's settings, metrics and result |
 
 ```sh
 python generate.py "En un lugar de la Mancha" --run {folder}
 ```
 
-To make one yourself, run `{command}`. The minutes are the same everywhere and the number of steps is not, \
-so yours will differ from this one;
-`python train.py --reproduce {folder}` repeats it byte for byte, before rounding, on a machine with the same arithmetic.
+To make one yourself, run `{command}`. Three minutes hold another number of steps on another machine, \
+so yours will differ.
+`python train.py --reproduce {folder}` takes as many steps as this one, and on a machine \
+with the same arithmetic ends at the
+same weights, byte for byte, before they are rounded.
 """
 
 
@@ -63,13 +64,12 @@ def facts(run, out, rounded):
     "What the card says"
     settings, result, shape = run.settings, run.result, GPT.load(out).cfg
     data, reference = settings['data'], settings['data']['reference_bits']
-    return dict(title=f'The model of the book, {out.name}', folder=out.as_posix(), parameters=result['parameters'],
-        layers=shape.n_layer, width=shape.n_embd, context=shape.context_length, n_vocab=data['n_vocab'],
-        corpus=data['corpus']['name'], train_bytes=data['train']['bytes'],
-        epochs=result['tokens']/data['train']['ids'], command='make run', steps=result['steps'],
-        seconds=result['seconds'], cpu=cpu(), threads=settings['machine']['threads'],
-        dtype=settings['machine']['dtype'], bits=result['bits_per_byte'], rounded=rounded,
-        **{k: reference[k] for k in ('bzip2', 'xz', 'bigram')})
+    return dict(title=f'The model of the book: {out.name}', folder=out.as_posix(),
+        parameters=result['parameters'], layers=shape.n_layer,
+        width=shape.n_embd, context=shape.context_length, n_vocab=data['n_vocab'], corpus=data['corpus']['name'],
+        train_bytes=data['train']['bytes'], epochs=result['tokens']/data['train']['ids'], command='make run',
+        steps=result['steps'], seconds=result['seconds'], cpu=cpu(), dtype=settings['machine']['dtype'],
+        bits=result['bits_per_byte'], rounded=rounded, **{k: reference[k] for k in ('bzip2', 'xz', 'bigram')})
 
 
 def main():

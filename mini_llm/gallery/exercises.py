@@ -254,12 +254,14 @@ def _(loss):
 # %% ../../nbs/gallery/exercises.ipynb #b9a8f00e
 @_exercise('03.3')
 def _(growth):
-    "How many times as large is the stream of 32 layers as that of 2, when no branch starts smaller?"
-    if 4 <= growth <= 7: return
+    "Without attention, at a width of 256, undivided: how many times as large is the stream of 32 layers as that of 2?"
+    if 3.6 <= growth <= 4.8: return
     if 13 <= growth <= 18:
         return ('not with the depth: the branches point in random directions, so their squares add up, and the '
                 'size grows about with the root of 16')
+    if 5.5 <= growth <= 7.5: return 'that is with attention, which makes tokens alike; set every `o_proj` to zero'
     if growth < 1.3: return 'that is what the smaller start achieves; without it every branch adds the same'
+    if growth < 2: return 'at a width of 64 the embedding is still a good part of the stream; take 256'
     return 'measure the root of the mean square of the stream after the last block, for both depths'
 
 # %% ../../nbs/gallery/exercises.ipynb #aec4678a

@@ -20,7 +20,7 @@ from ..regex_split import GPT4_PATTERN
 from .corpus import gutenberg, read_text, text_of, without_licence
 from .dataset import (corpus_digest, corpus_name, encode_corpus, find_tokenizer, load_tokens,
                                        newest_tokens, split_texts)
-from .run import Run, all_runs, newest_run
+from .run import Run, all_runs, newest_run, shipped_run
 from .terminal import (command, flags_of, option, parse, parser, put, run_command, say, shown,
                                         with_defaults)
 
@@ -398,9 +398,19 @@ def _patience(seconds=4):
     try: yield
     finally: timer.cancel()
 
+def _run_to_speak(args):
+    "The run that was named, else the newest, else the model of the book"
+    if args.run: return Run(args.run)
+    try: return newest_run(weights=True)
+    except ValueError:
+        if not (run := shipped_run()): raise
+        say(f"there is no run in runs/ yet, so the model of the book speaks, {run.path}; `{command('train')}` trains yours",
+            file=sys.stderr)
+        return run
+
 def _open_run(args):
     "The run, its model, ready at once, and its tokenizer"
-    run = Run(args.run) if args.run else newest_run(weights=True)
+    run = _run_to_speak(args)
     with _patience():
         model,tokenizer = load(run, args.best, args.precision)
         next(next_logits(model, [0]))
