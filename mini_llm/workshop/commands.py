@@ -404,8 +404,8 @@ def _run_to_speak(args):
     try: return newest_run(weights=True)
     except ValueError:
         if not (run := shipped_run()): raise
-        say(f"there is no run in runs/ yet, so the model of the book speaks, {run.path}; `{command('train')}` trains yours",
-            file=sys.stderr)
+        say(f"there is no run in runs/ yet, so the model of the book speaks, {run.path}; "
+            f"`{command('train')}` trains yours", file=sys.stderr)
         return run
 
 def _open_run(args):
