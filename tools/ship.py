@@ -32,31 +32,28 @@ tags: [mini_llm, qwen3]
 
 # {title}
 
-A language model of {parameters:,} parameters ({layers} layers of {width}, {context} tokens of context, \
-{n_vocab:,} token ids)
-that has read one text, {train_bytes:,} bytes of {corpus}, {epochs:.0f} times over. \
-It goes on in the manner of that text
-from any beginning, knows nothing else, and is of no use but to learn how such a model works.
+A language model of {parameters:,} parameters: {layers} layers of {width}, {context} tokens of context, {n_vocab:,}
+ids. It has read one text, {train_bytes:,} bytes of {corpus}, {epochs:.0f} times over, and goes on in its manner from
+any beginning. It knows nothing else, and is of no use but to learn how such a model works.
 
 | | |
 |---|---|
-| text | `datasets/{corpus}` of this project (public domain; where it comes from stands in `datasets/README.md`) |
-| made by | `{command}`, {steps:,} steps in {seconds:.0f} seconds on {cpu}, products in {dtype} |
-| bits per byte | {bits:.3f} on the tenth of the text that it has not read; \
-{rounded:.3f} with the weights rounded to bfloat16, as here |
+| text | `datasets/{corpus}`, in the public domain (`datasets/README.md`) |
+| made by | `{command}`: {steps:,} steps in {seconds:.0f} seconds |
+| on | {cpu}, products in {dtype} |
+| bits per byte | {bits:.3f} on the tenth of the text that it has not read |
+| rounded | {rounded:.3f}, with the weights in bfloat16 as they are here |
 | beside it | bzip2 {bzip2:.2f}, xz {xz:.2f}, counted pairs of tokens {bigram:.2f} |
-| files | `model.safetensors`, `config.json` (as `Qwen3ForCausalLM`), `tokenizer.bpe`; \
-the run's settings, metrics and result |
+| files | `model.safetensors`, `config.json` (as `Qwen3ForCausalLM`), `tokenizer.bpe` |
+| of the run | `train.json`, `metrics.jsonl`, `result.json` |
 
 ```sh
 python generate.py "En un lugar de la Mancha" --run {folder}
 ```
 
-To make one yourself, run `{command}`. Three minutes hold another number of steps on another machine, \
-so yours will differ.
-`python train.py --reproduce {folder}` takes as many steps as this one, and on a machine \
-with the same arithmetic ends at the
-same weights, byte for byte, before they are rounded.
+To make one yourself, run `{command}`. Three minutes hold another number of steps on another machine, so yours will
+differ. `python train.py --reproduce {folder}` takes as many steps as this one, and on a machine with the same
+arithmetic ends at the same weights, byte for byte, before they are rounded.
 """
 
 
