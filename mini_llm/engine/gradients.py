@@ -114,6 +114,7 @@ def memory_needed(
     device:Device=Device(), # A CPU; for others it is a guess
 )->int: # Bytes, roughly
     "What training will occupy"
-    with torch.device('meta'): rooms = backprop_rooms(model.cfg, batch_size, getattr(torch, device.dtype), device.threads)
+    dtype = getattr(torch, device.dtype)
+    with torch.device('meta'): rooms = backprop_rooms(model.cfg, batch_size, dtype, device.threads)
     weights = sum(p.nbytes for p in model.parameters())
     return 5*weights + sum(o.nbytes for o in rooms)
