@@ -566,6 +566,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                        'mini_llm.engine.trial._methods_again': ( 'engine/trial.html#_methods_again',
                                                                                  'mini_llm/engine/trial.py'),
                                        'mini_llm.engine.trial._names': ('engine/trial.html#_names', 'mini_llm/engine/trial.py'),
+                                       'mini_llm.engine.trial._namespaces': ('engine/trial.html#_namespaces', 'mini_llm/engine/trial.py'),
                                        'mini_llm.engine.trial._part': ('engine/trial.html#_part', 'mini_llm/engine/trial.py'),
                                        'mini_llm.engine.trial._setting': ('engine/trial.html#_setting', 'mini_llm/engine/trial.py'),
                                        'mini_llm.engine.trial._strange_parts': ( 'engine/trial.html#_strange_parts',

@@ -412,5 +412,4 @@ def main(
     from mini_llm.workshop.commands import train_command
     return train_command(argv, **defaults)
 
-# %% ../nbs/04_train.ipynb #83f28d45
 if __name__ == '__main__' and __spec__: raise SystemExit(main())   # python -m mini_llm.train

@@ -179,7 +179,7 @@ def test_the_estimate_of_memory_is_near_what_is_used():
         peak = lambda: int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])
         before = peak()
         once(cfg, 16)
-        print((peak()-before)*1024 / memory_needed(GPT(cfg), 16, machine))"""
+        print((peak()-before)*1024 / memory_needed(cfg, 16, machine))"""
     assert .6 < float(python(script)) < 1.3
 
 

@@ -16,8 +16,10 @@ from mini_llm.engine.decoding import Decoder, Unsupported, from_bfloat16, from_i
 from mini_llm.generate import generate_batch, generate_ids
 from mini_llm.gpt import GPT, GPTConfig
 
-SHAPES = [dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=64), dict(n_layer=1, n_head=3, n_embd=96, head_dim=16, n_ff=160),
-          dict(n_layer=1, n_head=1, n_embd=32, context_length=17), dict(n_layer=3, n_head=2, n_kv_head=1, n_embd=128, rope_theta=1e6)]
+SHAPES = [dict(n_layer=2, n_head=4, n_kv_head=2, n_embd=64),
+          dict(n_layer=1, n_head=3, n_embd=96, head_dim=16, n_ff=160),
+          dict(n_layer=1, n_head=1, n_embd=32, context_length=17),
+          dict(n_layer=3, n_head=2, n_kv_head=1, n_embd=128, rope_theta=1e6)]
 
 
 def wild(folder, vocab_size=301, context_length=32, **shape):
@@ -91,7 +93,8 @@ def test_short_weights_equal_torch_with_the_same_rounded_weights(tmp_path, preci
 def test_rounding_of_extremes():
     x = np.array([0, -0., 1e-40, 3e38, -3e38, 1, 1+2**-8, 1+3*2**-8], np.float32)
     assert np.array_equal(from_bfloat16(to_bfloat16(x)), torch.tensor(x).bfloat16().float().numpy())
-    rows = np.random.default_rng(0).normal(size=(50, 96)).astype(np.float32) * np.logspace(-20, 20, 50)[:, None].astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(50, 96)).astype(np.float32)
+    rows *= np.logspace(-20, 20, 50)[:, None].astype(np.float32)
     q, scales = to_int8(rows)
     assert np.abs(q).max() == 127 and (np.abs(from_int8(q, scales) - rows) <= np.repeat(scales, 32, -1)*.5001).all()
 
@@ -141,7 +144,8 @@ def test_a_busy_machine_changes_the_pace_and_not_the_text(tmp_path):
     assert greedy(decoder, [1, 2, 3], 300) == want
 
 
-@pytest.mark.parametrize('env', [dict(NUMBA_NUM_THREADS='1'), dict(OMP_THREAD_LIMIT='1'), dict(NUMBA_THREADING_LAYER='workqueue')])
+@pytest.mark.parametrize('env', [dict(NUMBA_NUM_THREADS='1'), dict(OMP_THREAD_LIMIT='1'),
+                                 dict(NUMBA_THREADING_LAYER='workqueue')])
 def test_it_neither_hangs_nor_differs_however_threads_are_made(tmp_path, env):
     "A library that runs one thread where two were asked for must not keep the first waiting"
     wild(tmp_path, **SHAPES[0])
@@ -166,8 +170,9 @@ def test_what_torch_alone_can_run_is_unsupported(tmp_path):
 def test_what_transformers_saves_can_be_decoded(tmp_path):
     transformers = pytest.importorskip('transformers')
     torch.manual_seed(1)
-    config = transformers.Qwen3Config(vocab_size=99, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=32, intermediate_size=128, max_position_embeddings=32, rope_theta=1e6, tie_word_embeddings=True)
+    config = transformers.Qwen3Config(vocab_size=99, hidden_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=32, intermediate_size=128, max_position_embeddings=32, rope_theta=1e6,
+        tie_word_embeddings=True)
     theirs = transformers.Qwen3ForCausalLM(config).eval()
     for dtype in torch.float32, torch.bfloat16:
         theirs.to(dtype).save_pretrained(tmp_path)
@@ -181,7 +186,8 @@ def test_what_transformers_saves_can_be_decoded(tmp_path):
 def test_damaged_folders_are_named(tmp_path):
     wild(tmp_path, **SHAPES[0])
     config = json.loads((tmp_path/'config.json').read_text())
-    for broken in '[]', '{', json.dumps(config | dict(hidden_size=None)), json.dumps({k: v for k, v in config.items() if k != 'head_dim'}):
+    without_head_dim = {k: v for k, v in config.items() if k != 'head_dim'}
+    for broken in '[]', '{', json.dumps(config | dict(hidden_size=None)), json.dumps(without_head_dim):
         (tmp_path/'config.json').write_text(broken)
         with pytest.raises(ValueError, match='config.json'): Decoder(tmp_path)
     (tmp_path/'config.json').write_text(json.dumps(config | dict(num_hidden_layers=3)))
@@ -221,7 +227,9 @@ def test_a_model_in_memory_is_packed_once():
 def by_data(m): m.embed_tokens.weight.data.mul_(1.5)
 def in_place(m):
     with torch.no_grad(): m.layers[1].mlp.down_proj.weight[3, 5] += 1
-def by_vector(m): torch.nn.utils.vector_to_parameters(torch.randn(sum(p.numel() for p in m.parameters()))*.2, m.parameters())
+def by_vector(m):
+    numbers = torch.randn(sum(p.numel() for p in m.parameters()))*.2
+    torch.nn.utils.vector_to_parameters(numbers, m.parameters())
 def replaced(m): m.layers[0].self_attn.q_norm.weight = torch.nn.Parameter(torch.rand(16)*3)
 def loaded(m): m.load_state_dict({k: v*1.1 for k, v in m.state_dict().items()})
 
@@ -242,7 +250,8 @@ def test_a_model_in_memory_is_packed_anew(change):
 def test_a_changed_model_writes_by_itself(monkeypatch, capsys):
     model = in_memory()
     Decoder.of(model)
-    monkeypatch.setattr(gpt.MLP, 'forward', lambda self, x: self.down_proj(torch.nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x)))
+    def with_gelu(self, x): return self.down_proj(torch.nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x))
+    monkeypatch.setattr(gpt.MLP, 'forward', with_gelu)
     with pytest.raises(Unsupported, match='its scores are others'): Decoder.of(model)
     assert capsys.readouterr().err.count('\n') == 1
     monkeypatch.undo()
@@ -251,8 +260,9 @@ def test_a_changed_model_writes_by_itself(monkeypatch, capsys):
     with pytest.raises(Unsupported): Decoder.of(in_memory())
 
 
-@pytest.mark.parametrize('change', [lambda m: m.double(), lambda m: m.bfloat16(), lambda m: m.register_forward_hook(lambda *_: None),
-                                    lambda m: setattr(m, 'layers', m.layers[:1]), lambda m: m.to('meta')])
+@pytest.mark.parametrize('change', [lambda m: m.double(), lambda m: m.bfloat16(), lambda m: m.to('meta'),
+                                    lambda m: m.register_forward_hook(lambda *_: None),
+                                    lambda m: setattr(m, 'layers', m.layers[:1])])
 def test_models_that_no_decoder_knows(change):
     model = in_memory()
     change(model)
@@ -273,10 +283,12 @@ def test_numbers_that_are_not_finite_are_an_error():
 
 def test_a_cache_of_another_model_is_refused_before_anything_changes():
     ours, other = Decoder.of(in_memory()), Decoder.of(in_memory(n_layer=1))
-    for cache, new in ((other.new_cache(), [[1, 2]]), (ours.new_cache(1), [[1], [2]]), (ours.new_cache(3), [[1], [2]]), (ours.new_cache(), [])):
-        kept = cache.keys.copy(), cache.values.copy(), list(cache.lengths)
+    for cache, new in ((other.new_cache(), [[1, 2]]), (ours.new_cache(1), [[1], [2]]),
+                       (ours.new_cache(3), [[1], [2]]), (ours.new_cache(), [])):
+        keys, values, lengths = cache.keys.copy(), cache.values.copy(), list(cache.lengths)
         with pytest.raises(ValueError, match='new_cache'): ours.feed(new, cache)
-        assert np.array_equal(cache.keys, kept[0]) and np.array_equal(cache.values, kept[1]) and cache.lengths == kept[2]
+        assert np.array_equal(cache.keys, keys) and np.array_equal(cache.values, values)
+        assert cache.lengths == lengths
     cache = ours.new_cache(2)
     for new in ([[1], [70]], [[1], [-1]], [[1], [1]*33], [[1], [1.5]], [[1], ['a']], [[], []]):
         with pytest.raises(ValueError): ours.feed(new, cache)

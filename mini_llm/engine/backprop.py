@@ -212,7 +212,8 @@ def _add(x, y, t, keys, drop, out):
         if cut == 0:
             for i in range(x.shape[1]): out[r,i] = x[r,i] + wide(y[r,i])
         else:
-            for i in range(x.shape[1]): out[r,i] = x[r,i] + (_f4(0) if _dropped(first+i, k, cut) else wide(y[r,i])*scale)
+            for i in range(x.shape[1]):
+                out[r,i] = x[r,i] + (_f4(0) if _dropped(first+i, k, cut) else wide(y[r,i])*scale)
 
 # %% ../../nbs/engine/backprop.ipynb #62f19ab8
 @_jit
@@ -224,7 +225,8 @@ def _add_back(dx, t, keys, drop, dy):
         if cut == 0:
             for i in range(dx.shape[1]): dy[r,i] = narrow(dx[r,i], dy[r,i])
         else:
-            for i in range(dx.shape[1]): dy[r,i] = narrow(_f4(0) if _dropped(first+i, k, cut) else dx[r,i]*scale, dy[r,i])
+            for i in range(dx.shape[1]):
+                dy[r,i] = narrow(_f4(0) if _dropped(first+i, k, cut) else dx[r,i]*scale, dy[r,i])
 
 # %% ../../nbs/engine/backprop.ipynb #8f6d8682
 def _drop(p):
@@ -287,7 +289,8 @@ def _activations(cfg, n, t, dtype):
     return SimpleNamespace(x=make(2*L+1, r, d, dtype=torch.float32), inv=make(2*L+1, r, dtype=torch.float32),
         inv_qk=make(L, r, nh+cfg.n_kv_head, dtype=torch.float32), h=make(2*L+1, r, d),
         qkv=make(L, r, (nh + 2*cfg.n_kv_head)*hd), q=make(L, n, nh, t, hd), k=make(L, n, nh, t, hd),
-        v=make(L, n, nh, t, hd), p=make(L, n*nh, t, t), heads=make(L, r, nh*hd), gate_up=make(L, r, 2*cfg.n_ff), act=make(L, r, cfg.n_ff))
+        v=make(L, n, nh, t, hd), p=make(L, n*nh, t, t), heads=make(L, r, nh*hd),
+        gate_up=make(L, r, 2*cfg.n_ff), act=make(L, r, cfg.n_ff))
 
 # %% ../../nbs/engine/backprop.ipynb #ccb678ca
 def _passing(cfg, n, t, dtype, rows):
@@ -295,14 +298,16 @@ def _passing(cfg, n, t, dtype, rows):
     def make(*size, dtype=dtype): return torch.zeros(size, dtype=dtype)
     r,nh,hd = n*t, cfg.n_head, cfg.head_dim
     dqkv = {f'd{k}':make(n, nh, t, hd) for k in 'qkvo'}
-    return SimpleNamespace(dx=make(r, cfg.n_embd, dtype=torch.float32), y=make(r, cfg.n_embd), dp=make(n*nh, t, t), dact=make(r, cfg.n_ff),
-        dheads=make(r, nh*hd), dqkv=make(r, (nh + 2*cfg.n_kv_head)*hd), logits=make(rows, cfg.vocab_size), **dqkv)
+    return SimpleNamespace(dx=make(r, cfg.n_embd, dtype=torch.float32), y=make(r, cfg.n_embd), dp=make(n*nh, t, t),
+        dact=make(r, cfg.n_ff), dheads=make(r, nh*hd), dqkv=make(r, (nh + 2*cfg.n_kv_head)*hd),
+        logits=make(rows, cfg.vocab_size), **dqkv)
 
 # %% ../../nbs/engine/backprop.ipynb #2ac0dd2c
 def _vectors(model):
     "The norms' weights, by kind and layer"
     b = model.layers
-    return SimpleNamespace(norm=[w for o in b for w in (o.input_layernorm.weight, o.post_attention_layernorm.weight)] + [model.norm.weight],
+    norms = [w for o in b for w in (o.input_layernorm.weight, o.post_attention_layernorm.weight)]
+    return SimpleNamespace(norm=norms + [model.norm.weight],
         q=[o.self_attn.q_norm.weight for o in b], k=[o.self_attn.k_norm.weight for o in b])
 
 # %% ../../nbs/engine/backprop.ipynb #539b4c92
@@ -321,7 +326,8 @@ class _Worker:
 
     def take(self, model):
         "Look at the tensors that the model has now"
-        self.v,self.table,self.cos,self.sin = _vectors(model), model.embed_tokens.weight, model.cos[:self.t], model.sin[:self.t]
+        self.v,self.table = _vectors(model), model.embed_tokens.weight
+        self.cos,self.sin = model.cos[:self.t], model.sin[:self.t]
 
 # %% ../../nbs/engine/backprop.ipynb #318ff019
 @patch
@@ -343,7 +349,7 @@ def _attention(self:_Worker, l, keys, drops):
     torch.mm(self._norm_in(2*l), w.qkv[l].T, out=a.qkv[l])                        # (n*t,d) -> (n*t,(h+2*kv)*hd)
     norms = self.v.q[l], self.v.k[l], self.cos, self.sin, self.cfg.norm_eps
     _call(_heads, a.qkv[l], *norms, a.q[l], a.k[l], a.v[l], a.inv_qk[l])
-    torch.bmm(a.q[l].flatten(0,1), a.k[l].flatten(0,1).mT, out=a.p[l])            # (n,h,t,hd) -> (n*h,t,hd) -> (n*h,t,t)
+    torch.bmm(a.q[l].flatten(0,1), a.k[l].flatten(0,1).mT, out=a.p[l])            # (n*h,t,hd) @ (n*h,hd,t) -> (n*h,t,t)
     _call(_softmax, a.p[l], _f4(self.cfg.head_dim**-.5))
     torch.bmm(a.p[l], a.v[l].flatten(0,1), out=o.flatten(0,1))                    # (n*h,t,t) @ (n*h,t,hd) -> (n*h,t,hd)
     _call(_merge, o, a.heads[l], False)                                           # (n,h,t,hd) -> (n*t,h*hd)
@@ -507,8 +513,9 @@ def check_batch(
     targets:Tensor, # The token that follows each, (b,t)
 ):
     "Refuse what no loss can be computed of; kernels do not look where they read and write"
+    whole = torch.int32, torch.int64
     for name,o in (('ids', ids), ('targets', targets)):
-        if not isinstance(o, Tensor) or o.dtype not in (torch.int32,torch.int64) or o.ndim != 2 or not o.numel(): raise ValueError(
+        if not isinstance(o, Tensor) or o.dtype not in whole or o.ndim != 2 or not o.numel(): raise ValueError(
             f"{name} must be int32 or int64 of shape (batch, time), at least one; "
             f"got {getattr(o, 'dtype', type(o).__name__)} of shape {tuple(np.shape(o))}")
         lo,hi = o.aminmax()

@@ -129,9 +129,10 @@ def _weight_places(s, m, v):
     yield from [('embed_tokens', v.embed, 1), ('embed_tokens', m.head[:s.vocab_size], 1), ('norm', v.norm3, 1)]
     for l in range(s.n_layer):
         parts = {'self_attn.q_proj':m.qkv[l,:q], 'self_attn.k_proj':m.qkv[l,q:q+k], 'self_attn.v_proj':m.qkv[l,q+k:],
-            'self_attn.o_proj':m.out[l], 'self_attn.q_norm':v.q_norm[l], 'self_attn.k_norm':v.k_norm[l], 'mlp.gate_proj':m.gate_up[l,:s.n_ff],
-            'mlp.up_proj':m.gate_up[l,s.n_ff:], 'mlp.down_proj':m.down[l], 'input_layernorm':v.norm1[l], 'post_attention_layernorm':v.norm2[l]}
-        yield from ((f'layers.{l}.{name}', place, root if name.endswith('q_norm') else 1) for name,place in parts.items())
+            'self_attn.o_proj':m.out[l], 'self_attn.q_norm':v.q_norm[l], 'self_attn.k_norm':v.k_norm[l],
+            'mlp.gate_proj':m.gate_up[l,:s.n_ff], 'mlp.up_proj':m.gate_up[l,s.n_ff:], 'mlp.down_proj':m.down[l],
+            'input_layernorm':v.norm1[l], 'post_attention_layernorm':v.norm2[l]}
+        for name,place in parts.items(): yield f'layers.{l}.{name}', place, root if name.endswith('q_norm') else 1
 
 # %% ../../nbs/engine/decoding.ipynb #4f00d322
 def _rope(shape):
@@ -242,7 +243,7 @@ def _widen(context, b, kind, values, scales, i):
 def _multiply_tile(typing, sums, values, scales, i, rows, x, j, tokens):
     "sums[4*t+r] += values[i+r*rows:][:16] * x[j+t*tokens:][:16], for 4 rows and len(sums)/4 tokens"
     def build(context, b, sig, args):
-        kind,(old,values_,scales_,i_,rows_,x_,j_,tokens_),new = sig.args, args, []
+        (old,values_,scales_,i_,rows_,x_,j_,tokens_),new = args, []
         at = lambda start,step,k: b.add(start, b.mul(step, step.type(k)))
         ws = [_widen(context, b, values, values_, (scales,scales_), at(i_,rows_,r)) for r in range(4)]
         for t in range(sums.count // 4):
@@ -334,7 +335,9 @@ def _attend(q, keys, values, last, scores, out):
 @intrinsic
 def _atomic_add(typing, array, i, n):
     "array[i] += n, undivided; what was there before"
-    def build(context, b, sig, args): return b.atomic_rmw('add', _element(context, b, sig.args[0], *args[:2]), args[2], 'seq_cst')
+    def build(context, b, sig, args):
+        place = _element(context, b, sig.args[0], *args[:2])
+        return b.atomic_rmw('add', place, args[2], 'seq_cst')
     return types.int64(array, types.intp, types.int64), build
 
 @intrinsic
@@ -344,7 +347,7 @@ def _atomic_load(typing, array, i):
     return types.int64(array, types.intp), build
 
 # %% ../../nbs/engine/decoding.ipynb #a08b65cd
-_MET,_CAME,_TEAM,_LATE,_OVER = range(0, 40, 8)     # counters on the board, far enough apart that they are not in each other's way
+_MET,_CAME,_TEAM,_LATE,_OVER = range(0, 40, 8)     # counters on the board, too far apart to be in each other's way
 _give_way = types.ExternalFunction('SwitchToThread' if os.name == 'nt' else 'sched_yield', types.int32())
 
 @_jit
@@ -387,7 +390,7 @@ class _Team:
 
 # %% ../../nbs/engine/decoding.ipynb #b36c953d
 class _Room(NamedTuple):
-    "Where a step keeps its numbers; rows are a little longer than needed, so that they do not compete for places in the cache"
+    "Where a step keeps its numbers; rows a little longer than needed do not compete for places in the cache"
     x:np.ndarray      # The residual stream, (tokens,d)
     h:np.ndarray      # Normalised, (threads,tokens,d)
     y:np.ndarray      # Results of products, (tokens,widest)
@@ -529,8 +532,9 @@ def _make_room(s, threads):
     "Arrays for a step of at most `_PORTION` tokens"
     def make(*size): return np.zeros((*size[:-1], size[-1]+16), np.float32)
     n,widest = _PORTION, max((s.n_head + 2*s.n_kv_head)*s.head_dim, 2*s.n_ff)
-    return _Room(make(n, s.n_embd), make(threads, n, s.n_embd), make(n, widest), make(n, s.n_head*s.head_dim), make(n, s.n_ff),
-        make(threads, s.context_length+16), make(threads, 16), make(n, s.vocab_size+4), np.zeros(40, np.int64))
+    return _Room(make(n, s.n_embd), make(threads, n, s.n_embd), make(n, widest), make(n, s.n_head*s.head_dim),
+        make(n, s.n_ff), make(threads, s.context_length+16), make(threads, 16), make(n, s.vocab_size+4),
+        np.zeros(40, np.int64))
 
 # %% ../../nbs/engine/decoding.ipynb #b0113207
 def _whole(ids):
@@ -583,7 +587,8 @@ def feed(self:Decoder,
 def _portion(self:Decoder, ids, stream, pos, wanted, part, cache):
     rows,team = np.flatnonzero(wanted[part]), self.team.next()
     with _only(team):
-        _step(team, self.cfg, *self.weights, cache.keys, cache.values, ids[part], stream[part], pos[part], rows, self.room)
+        _step(team, self.cfg, *self.weights, cache.keys, cache.values,
+            ids[part], stream[part], pos[part], rows, self.room)
     if team > 1: self.team.report(late=self.room.board[_LATE] > 0)
     return self.room.logits[:len(rows), :self.cfg.vocab_size].copy()
 

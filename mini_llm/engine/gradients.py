@@ -6,7 +6,9 @@
 __all__ = ['Autograd', 'gradients', 'memory_needed']
 
 # %% ../../nbs/engine/gradients.ipynb #6bdb8d4a
+import math
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 
 import torch
 from fastcore.basics import patch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from .backprop import Backprop, backprop_rooms, check_batch
 from .device import Device, reading, seeded, torch_threads
+from .layout import tensor_shapes
 from .trial import heavy, say_once, why_not
 
 # %% ../../nbs/engine/gradients.ipynb #9904d484
@@ -109,11 +112,12 @@ def gradients(
 
 # %% ../../nbs/engine/gradients.ipynb #e73fa88a
 def memory_needed(
-    model:'GPT', # On torch's device 'meta' it costs nothing
+    shape:'GPTConfig', # Of the model
     batch_size:int, # Windows in a batch
     device:Device=Device(), # A CPU; for others it is a guess
 )->int: # Bytes, roughly
     "What training will occupy"
-    with torch.device('meta'): rooms = backprop_rooms(model.cfg, batch_size, getattr(torch, device.dtype), device.threads)
-    weights = sum(p.nbytes for p in model.parameters())
+    dtype = getattr(torch, device.dtype)
+    with torch.device('meta'): rooms = backprop_rooms(shape, batch_size, dtype, device.threads)
+    weights = 4*sum(math.prod(o) for o in tensor_shapes(asdict(shape)).values())
     return 5*weights + sum(o.nbytes for o in rooms)

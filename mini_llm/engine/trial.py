@@ -7,6 +7,7 @@ __all__ = ['kind', 'unlike', 'heavy', 'why_not', 'say_once']
 
 # %% ../../nbs/engine/trial.ipynb #76215581
 import copy, dataclasses, re, sys
+from operator import is_
 from types import CodeType, FunctionType, ModuleType
 
 import torch
@@ -35,27 +36,36 @@ def _code(f, seen):
     seen.add(f)
     names = _names(f.__code__)
     reached = [f.__globals__[n] for n in sorted(names) if n in f.__globals__]
-    inside = [vars(m).get(n) for m in reached if isinstance(m, ModuleType) for n in sorted(names)]     # such as F.silu
+    modules = [m for m in reached if isinstance(m, ModuleType)]
+    seen.update(modules)
+    inside = [vars(m).get(n) for m in modules for n in sorted(names)]     # such as F.silu
     cells = [c.cell_contents for c in f.__closure__ or ()]
     return f.__code__, _setting(f.__defaults__), *(_code(o, seen) for o in (*reached, *inside, *cells) if callable(o))
 
 def _methods(kinds):
-    "The code of all methods that are not torch's own"
+    "The code of all methods that are not torch's own; all classes, functions and modules that a walk through it met"
     seen,own = set(), [c for k in kinds for c in k.__mro__ if c.__module__.split('.')[0] not in ('torch', 'builtins')]
-    return tuple((k, _code(f, seen)) for c in dict.fromkeys(own) for k,f in vars(c).items() if callable(f))
+    code = tuple((k, _code(f, seen)) for c in dict.fromkeys(own) for k,f in vars(c).items() if callable(f))
+    return code, {*kinds, *own, *seen}
 
 # %% ../../nbs/engine/trial.ipynb #c330a651
 _WALKED = {}
 
+def _namespaces(met):
+    "Where names can get another value, each once: classes, modules, and the globals of functions"
+    spaces = [f.__globals__ if isinstance(f, FunctionType) else vars(f) for f in met]
+    return list({id(o):o for o in spaces}.values())
+
 def _methods_again(kinds):
-    "The same as `_methods`; walks only when a name that may be reached has changed"
-    modules = [vars(sys.modules[k.__module__]) for k in kinds if k.__module__ in sys.modules]
-    values = [v for o in (*map(vars, kinds), *modules, vars(nn.functional)) for v in o.values()]
-    held,found = _WALKED.get(kinds, ((), None))
-    if len(held) != len(values) or any(a is not b for a,b in zip(held, values)):
+    "The same code as from `_methods`; walks only when a name that may be reached has changed"
+    spaces,held,code = _WALKED.get(kinds, ((), (), None))
+    values = [v for o in spaces for v in o.values()]
+    if code is None or len(held) != len(values) or not all(map(is_, held, values)):
         if len(_WALKED) > 20: _WALKED.clear()
-        _WALKED[kinds] = values, (found := _methods(kinds))
-    return found
+        code,met = _methods(kinds)
+        spaces = _namespaces(met)
+        _WALKED[kinds] = spaces, [v for o in spaces for v in o.values()], code
+    return code
 
 # %% ../../nbs/engine/trial.ipynb #e0275938
 _HOOKS = '_forward_hooks', '_forward_pre_hooks', '_backward_hooks', '_backward_pre_hooks'

@@ -97,9 +97,8 @@ def check_room(
     there:float|None=None, # Bytes of memory that are left (default: asked now)
 ):
     "Refuse what fits neither into memory nor on the disk"
-    with torch.device('meta'): model = GPT(shape)
-    weights = sum(p.nbytes for p in model.parameters())
-    each = memory_needed(model, -(-batch_size // team.size), device) + 3*weights    # and the checkpoint being written
+    with torch.device('meta'): weights = sum(p.nbytes for p in GPT(shape).parameters())
+    each = memory_needed(shape, -(-batch_size // team.size), device) + 3*weights    # and the checkpoint being written
     need = team.here * each
     if there is None: there = memory_here(device)
     smaller = f'a batch_size below {batch_size} (accumulate makes up for it), ' if batch_size > team.size else ''
