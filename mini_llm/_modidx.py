@@ -1240,6 +1240,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                         'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run._bits': ('workshop/run.html#_bits', 'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run._json': ('workshop/run.html#_json', 'mini_llm/workshop/run.py'),
+                                       'mini_llm.workshop.run._shown': ('workshop/run.html#_shown', 'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run.all_runs': ('workshop/run.html#all_runs', 'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run.bits_per_byte': ( 'workshop/run.html#bits_per_byte',
                                                                                 'mini_llm/workshop/run.py'),

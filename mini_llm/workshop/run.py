@@ -148,7 +148,9 @@ class TimeLapse:
     ): self.rows = rows
 
     def __repr__(self):
-        return '\n'.join(f"{m['step']:>6,}  {_bits(m):4}  {' '.join(m['sample'].split())}" for m in self.rows)
+        return '\n'.join(f"{m['step']:>6,}  {_bits(m):4}  {' '.join(_shown(m).split())}" for m in self.rows)
+
+def _shown(m): return ''.join(c if c.isprintable() or c in '\n\t' else '\ufffd' for c in m['sample'])
 
 def _bits(m): return f"{m['val_bits']:.2f}" if 'val_bits' in m else ''
 
@@ -158,7 +160,7 @@ def _repr_html_(self:TimeLapse):
     "A table with a line for each sample"
     head = ''.join(f'<th style="text-align:left">{o}</th>' for o in ('step', 'bits per byte', 'sample'))
     cell = '<td style="text-align:left;vertical-align:top;white-space:pre-wrap">'
-    rows = ([f"{m['step']:,}", _bits(m), escape(m['sample'])] for m in self.rows)
+    rows = ([f"{m['step']:,}", _bits(m), escape(_shown(m))] for m in self.rows)
     body = ''.join('<tr>' + ''.join(f'{cell}{o}</td>' for o in row) + '</tr>' for row in rows)
     return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
