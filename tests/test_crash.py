@@ -90,6 +90,19 @@ def test_killed_within_a_batch_a_file_and_an_update(reference, command, tokens, 
     assert_same(run, reference)
 
 
+def test_killed_after_each_of_the_last_files(reference, command, tokens, tmp_path):
+    "Also between the files of the last checkpoint: a run that calls itself finished holds the weights that it reports"
+    counting = SABOTAGE.replace('raise SystemExit(train.main(args))', 'train.main(args); print("calls", calls)')
+    code, out, err = command('replace', 10**9, '--data', tokens, *SMALL, '--runs', 'counted', script=counting)
+    total, run = int(out.split('calls ')[1]), tmp_path/'runs'/'small300-1'
+    for n in range(total-5, total+1):
+        code, out, err = command('replace', n, '--data', tokens, *SMALL, script=SABOTAGE)
+        assert code == -signal.SIGKILL, err
+        if not Run(run).result: assert command('--resume', run)[0] == 0
+        assert_same(Run(run), reference)
+        shutil.rmtree(run)
+
+
 @pytest.mark.slow
 def test_killed_anywhere(reference, command, tokens, tmp_path):
     rng, total = random.Random(0), 0
