@@ -10,6 +10,30 @@ DEADLINE = 240      # seconds that a command may take on a busy machine
 TINY = dict(n_layer=1, n_head=2, n_embd=32, context_length=32, batch_size=4, accumulate=2, threads=1, dtype='float32',
             dropout=.2)
 
+# texts that have broken what shows them: blanks, markup, half letters, other scripts, signs that cannot be seen
+EVIL = [
+    '',
+    ' ',
+    '\n\n',
+    ' \n \n',
+    '\t\r\n',
+    '<script>alert(1)</script>',
+    '"\'><img src=x onerror=alert(1)>',
+    '&lt;&amp;',
+    'a·b|c',
+    'a|b',
+    '\\xc3',
+    'ñandú',
+    '👩‍👩‍👧‍👦',
+    'لا إله',
+    '我读书',
+    '\x00\x1b[31m\x7f',
+    '\u202eevil\u00a0',
+    'razo\u0301n',
+    '<|endoftext|>',
+    '</span></div><style>*{}',
+]
+
 
 def small(**changes):
     "The flags of a model that trains in a moment, the same on every machine"

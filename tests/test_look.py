@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from commands import ROOT
+from commands import EVIL, ROOT
 import torch
 
 from mini_llm.bpe import Tokenizer
@@ -18,28 +18,6 @@ from mini_llm.gpt import GPT, GPTConfig
 from mini_llm.gallery.watching import Reading, surprise, turn_knobs, watch, weigh, write
 from mini_llm.gallery.drawing import visible
 from mini_llm.train import evaluate
-
-EVIL = [
-    '',
-    ' ',
-    '\n\n',
-    ' \n \n',
-    '\t\r\n',
-    '<script>alert(1)</script>',
-    '"\'><img src=x onerror=alert(1)>',
-    '&lt;&amp;',
-    'a·b|c',
-    'ñandú',
-    '👩‍👩‍👧‍👦',
-    'لا إله',
-    '我读书',
-    '\x00\x1b[31m\x7f',
-    '\u202eevil\u00a0',
-    'razo\u0301n',
-    '<|endoftext|>',
-    '</span></div><style>*{}',
-]
-
 
 @pytest.fixture(scope='module')
 def tok():

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import matplotlib
 import pytest
-from commands import ROOT
+from commands import EVIL, ROOT
 
 from mini_llm.bpe import Tokenizer
 from mini_llm.gallery.bench import plot_speed
@@ -14,27 +14,6 @@ from mini_llm.gallery.tokens import TokenView, bytes_per_token, plot_merge_tree,
 
 matplotlib.use('agg')
 import matplotlib.pyplot as plt  # noqa: E402
-
-EVIL = [
-    '',
-    ' ',
-    '\n\n',
-    '\t\r\n',
-    '<script>alert(1)</script>',
-    '"\'><img src=x onerror=alert(1)>',
-    '&lt;&amp;',
-    'a|b',
-    '\\xc3',
-    'ñandú',
-    '👩‍👩‍👧‍👦',
-    'لا إله',
-    '我读书',
-    '\x00\x1b[31m\x7f',
-    '\u202eevil\u00a0',
-    'razo\u0301n',
-    '<|endoftext|>',
-]
-
 
 @pytest.fixture(scope='module')
 def tok(): return Tokenizer.load(ROOT/'tokenizer_models/cervantes1024.model')
