@@ -85,6 +85,15 @@ def test_stored_outputs_are_clean(path):
 
 
 @each_notebook
+def test_jupyterlab_collapses_what_the_pages_hide(path):
+    "`python tools/fold.py` sets these marks, and `nbdev_clean` keeps them"
+    for cell in cells(path):
+        said = re.findall(r'^#\| *(hide|echo: false) *$', source(cell), re.MULTILINE)
+        marks = {'hide': dict(outputs_hidden=True, source_hidden=True), 'echo: false': dict(source_hidden=True)}
+        assert cell['metadata'] == ({'jupyter': marks[said[0]]} if said else {}), source(cell)
+
+
+@each_notebook
 def test_cells_with_imports_hold_nothing_else(path):
     "nbdev may run the imports of a notebook without the rest, as for signatures in docs, and what stands beside them"
     for cell in [c for c in cells(path) if c['cell_type'] == 'code' and 'nbdev_export(' not in source(c)]:
