@@ -1,6 +1,6 @@
 """Collapse in JupyterLab what the pages hide: `python tools/fold.py [nbs/01_bpe.ipynb ...]`
 
-A cell with `#| hide` is collapsed with what it prints; with `#| echo: false`, only its source is. nbdev_clean keeps this
+A cell with `#| hide` is collapsed with what it prints; with `#| echo: false`, only its source is. nbdev_clean keeps the
 mark, since `allowed_cell_metadata_keys` in settings.ini names it."""
 import json
 import re
