@@ -80,8 +80,18 @@ def test_stored_outputs_are_clean(path):
     assert len({c['id'] for c in nb['cells']}) == len(nb['cells'])
     for out in [o for c in nb['cells'] for o in c.get('outputs', [])]:
         assert out['output_type'] != 'error' and out.get('name') != 'stderr', out
+        assert not any('widget' in kind for kind in out.get('data', {})), 'a widget is nothing without its kernel'
         text = json.dumps({**out, 'data': {k: v for k, v in out.get('data', {}).items() if not k.startswith('image')}})
         assert not re.search(r'/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\| at 0x|\d+(\.\d+)?(it|B)/s', text), out
+
+
+@each_notebook
+def test_jupyterlab_collapses_what_the_pages_hide(path):
+    "`python tools/fold.py` sets these marks, and `nbdev_clean` keeps them"
+    for cell in cells(path):
+        said = re.findall(r'^#\| *(hide|echo: false) *$', source(cell), re.MULTILINE)
+        marks = {'hide': dict(outputs_hidden=True, source_hidden=True), 'echo: false': dict(source_hidden=True)}
+        assert cell['metadata'] == ({'jupyter': marks[said[0]]} if said else {}), source(cell)
 
 
 @each_notebook
