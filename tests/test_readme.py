@@ -24,4 +24,5 @@ def test_a_drawing_becomes_a_file_that_stands_by_itself(monkeypatch, tmp_path):
     out = dict(output_type='execute_result', data={'text/html': [wide, narrow], 'text/plain': 'HTML'})
     for name in 'ROOT', 'IMAGES': monkeypatch.setitem(README['output'].__globals__, name, tmp_path)
     assert README['output'](out, []) == '![A road](readme-1.svg)'
-    assert [o.tag.rpartition('}')[2] for o in ElementTree.parse(tmp_path/'readme-1.svg').getroot()] == ['title', 'style']
+    drawn = ElementTree.parse(tmp_path/'readme-1.svg').getroot()
+    assert [o.tag.rpartition('}')[2] for o in drawn] == ['title', 'style']
