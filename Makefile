@@ -30,8 +30,9 @@ lint: $(READY) ## unused names, long lines, packages that do not fit together
 	$(BIN)/ruff check
 	$(BIN)/python -m pip check
 
-lab: $(READY) ## the notebooks in JupyterLab, with hooks that keep them clean
+lab: $(READY) ## the notebooks in JupyterLab, trusted, with hooks that keep them clean
 	$(BIN)/nbdev_install_hooks
+	$(BIN)/nbdev_trust
 	$(BIN)/jupyter lab nbs
 
 docs: $(READY) ## the site, in _docs
@@ -45,6 +46,7 @@ shelf: $(FINISHED) ## the model of the book, models/quijote, of the run that mak
 
 export: $(READY) ## notebooks to package
 	$(BIN)/nbdev_export
+	$(BIN)/python tools/fold.py
 	$(BIN)/nbdev_clean
 
 refresh: $(READY) ## run all notebooks and store their outputs
