@@ -386,6 +386,13 @@ def to_huggingface(self:Tokenizer,
     "Write a file for `transformers.PreTrainedTokenizerFast(tokenizer_file=path)`; special tokens are always seen there"
     formats.write_huggingface(self, path, pattern)
 
+@patch(cls_method=True)
+def from_huggingface(cls:Tokenizer,
+    path:str|Path, # A `tokenizer.json` of byte-level BPE, or the folder it is in
+)->Tokenizer:
+    "The same tokenizer as one of Hugging Face's; its `added_tokens` are special tokens here"
+    return cls(*formats.read_huggingface(path))
+
 # %% ../nbs/01_bpe.ipynb #4bac6ab8
 @patch
 def to_minbpe(self:Tokenizer,
