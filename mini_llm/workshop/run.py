@@ -10,6 +10,7 @@ __all__ = ['Run', 'bits_per_byte', 'smooth', 'spread', 'label_ends', 'TimeLapse'
 import json, math, os, warnings
 from contextlib import contextmanager
 from html import escape
+from os.path import commonprefix
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -160,10 +161,12 @@ def _bits(m): return f"{m['val_bits']:.2f}" if 'val_bits' in m else ''
 # %% ../../nbs/workshop/run.ipynb #be41b068
 @patch
 def _repr_html_(self:TimeLapse):
-    "A table with a line for each sample"
+    "A table with a line for each sample; what all begin with, the prompt, is paler"
     head = ''.join(f'<th style="text-align:left">{o}</th>' for o in ('step', 'bits per byte', 'sample'))
     cell = '<td style="text-align:left;vertical-align:top;white-space:pre-wrap">'
-    rows = ([f"{m['step']:,}", _bits(m), escape(_shown(m))] for m in self.rows)
+    n = len(commonprefix([_shown(m) for m in self.rows])) if len(self.rows) > 1 else 0
+    def sample(s): return f'<span style="opacity:.5">{escape(s[:n])}</span>{escape(s[n:])}' if n else escape(s)
+    rows = ([f"{m['step']:,}", _bits(m), sample(_shown(m))] for m in self.rows)
     body = ''.join('<tr>' + ''.join(f'{cell}{o}</td>' for o in row) + '</tr>' for row in rows)
     return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 
