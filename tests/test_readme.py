@@ -1,6 +1,7 @@
 "README.md is index.ipynb seen from one folder further up"
 import runpy
 from pathlib import Path
+from xml.etree import ElementTree
 
 README = runpy.run_path(str(Path(__file__).resolve().parents[1]/'tools'/'readme.py'))
 
@@ -16,3 +17,12 @@ def test_cells_become_blocks_and_hidden_ones_vanish():
     out = dict(output_type='stream', name='stdout', text=['2\n'])
     nb = dict(cells=[code('#| hide\nimport x', out), code('1+1', out), code('#| echo: false\n1+1', out)])
     assert README['readme'](nb) == '```python\n1+1\n```\n\n```\n2\n```\n\n```\n2\n```\n'
+
+
+def test_a_drawing_becomes_a_file_that_stands_by_itself(monkeypatch, tmp_path):
+    wide, narrow = ('<svg xmlns="http://www.w3.org/2000/svg"><title>A road</title></svg>\n' for _ in range(2))
+    out = dict(output_type='execute_result', data={'text/html': [wide, narrow], 'text/plain': 'HTML'})
+    for name in 'ROOT', 'IMAGES': monkeypatch.setitem(README['output'].__globals__, name, tmp_path)
+    assert README['output'](out, []) == '![A road](readme-1.svg)'
+    drawn = ElementTree.parse(tmp_path/'readme-1.svg').getroot()
+    assert [o.tag.rpartition('}')[2] for o in drawn] == ['title', 'style']

@@ -7,6 +7,7 @@ from posixpath import normpath
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, IMAGES = ROOT/'nbs', ROOT/'nbs'/'images'
+COLOURS = '<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>'   # of a drawing alone
 LINK = re.compile(r'(?<=\]\()(?![a-z]+:|[#/])([^)\s]+)(?=\))')
 
 
@@ -27,6 +28,10 @@ def output(out, images):
         images.append(IMAGES/f'readme-{len(images)+1}.png')
         images[-1].write_bytes(b64decode(''.join(data['image/png'])))
         return f'![]({images[-1].relative_to(ROOT).as_posix()})'
+    if drawn := re.search(r'<svg.*?</svg>', ''.join(data.get('text/html', '')), re.DOTALL):
+        images.append(IMAGES/f'readme-{len(images)+1}.svg')
+        images[-1].write_text(drawn[0].replace('</title>', f'</title>{COLOURS}', 1), 'utf-8')
+        return f'![{re.search("<title>(.*?)<", drawn[0])[1]}]({images[-1].relative_to(ROOT).as_posix()})'
     return prose(''.join(data['text/markdown'])) if 'text/markdown' in data else block(data['text/plain'])
 
 
@@ -46,7 +51,7 @@ def readme(nb):
 
 if __name__ == '__main__':
     IMAGES.mkdir(exist_ok=True)
-    for old in IMAGES.glob('readme-*.png'): old.unlink()
+    for old in IMAGES.glob('readme-*'): old.unlink()
     nb = json.loads((NBS/'index.ipynb').read_text('utf-8'))
     (ROOT/'README.md').write_text(readme(nb), 'utf-8', newline='\n')
     if not any(IMAGES.iterdir()): IMAGES.rmdir()

@@ -29,6 +29,9 @@ class Run:
             raise ValueError(f"{self.path} is not a training run: it has no train.json. "
                              f"`{command('train')}` makes one in runs/")
 
+    @property
+    def name(self): return self.path.resolve().name
+
     def __repr__(self): return f"Run({str(self.path)!r})"
 
 # %% ../../nbs/workshop/run.ipynb #8e21b558
