@@ -126,7 +126,7 @@ def label_ends(
 def plot_loss(self:Run,
     ax=None, # Matplotlib axes to draw on (default: a new figure)
 ): # The axes drawn on
-    "Training loss and evaluations in bits per byte, beside the dataset's reference values"
+    "Training loss and evaluations in bits per byte, beside the dataset's reference values; shaded: the rate falls"
     if ax is None:
         import matplotlib.pyplot as plt
         _,ax = plt.subplots(figsize=(6,4))
@@ -139,6 +139,7 @@ def plot_loss(self:Run,
     ax.plot(steps, [o*per_byte for o in smooth([m['loss'] for m in rows])], color='0.55', label='training')
     ax.plot([m['step'] for m in evals], [m['val_bits'] for m in evals], 'o-', ms=4, label='validation')
     ends = [y for o in ax.lines for y in o.get_ydata()[-1:]] + [m['val_bits'] for m in evals[:1]]
+    if full := [m['step'] for m in rows if m.get('lr') == 1]: ax.axvspan(full[-1], steps[-1], color='0.95', zorder=0)
     if ends: ax.set_ylim(min(ends)-.3, max(ends)+.3)
     ax.set(xlabel='step', ylabel='bits per byte', title=self.path.name)
     label_ends(ax)
