@@ -1,4 +1,4 @@
-"Exercises: `check` takes every right answer, and knows every wrong one that it claims to know; and two change the library"
+"Exercises: `check` takes every right answer, and knows every wrong one it claims to know; two change the library"
 import json
 import re
 import shutil
