@@ -27,10 +27,13 @@ class NamedSite(Site):
         return page
 
 
+NOTEBOOK = re.compile(r'(?<= href=")([\w/.]*/)?(?:\d+_)?(\w+)\.ipynb(?=[#"])')     # in a drawing, or in HTML of a cell
+
+
 def mathml(page):
-    "The page with its formulas as MathML, and without the scripts that would have drawn them"
+    "The page with its formulas as MathML, without the scripts that would have drawn them, its links leading to pages"
     formula = lambda m: convert(html.unescape(m[2]), display='block' if m[1] == 'display' else 'inline')
-    return KATEX.sub('', FORMULA.sub(formula, page))
+    return NOTEBOOK.sub(r'\1\2.html', KATEX.sub('', FORMULA.sub(formula, page)))
 
 
 def main():
