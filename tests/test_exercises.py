@@ -1,8 +1,12 @@
 "Exercises: `check` takes every right answer, and knows every wrong one it claims to know; two change the library"
+import ast
+import contextlib
 import json
 import re
 import shutil
 import sys
+from importlib import import_module
+from symtable import symtable
 
 import numpy as np
 import pytest
@@ -289,6 +293,50 @@ def test_check_says_it(capsys):
     check('04.1'); check('04.1', 4.7); check('04.1', 6.79)
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ['04.1: not answered yet', '04.1: right'] and 'ln 2 nats' in said[2]
+
+
+# --- the solutions that stand in the notebooks
+
+def binds(code):
+    "The names that a piece of Python gives a value"
+    return {o.get_name() for o in symtable(code, 'code', 'exec').get_symbols() if o.is_assigned() or o.is_imported()}
+
+
+def run(code, names, cells):
+    "Run code in which names may be missing: the last of `cells` that binds one runs first; what the code comes to"
+    *body, last = ast.parse(code).body
+    while True:
+        try:
+            exec(compile(ast.Module(body, []), '<body>', 'exec'), names)
+            if isinstance(last, ast.Expr): return eval(compile(ast.Expression(last.value), '<last>', 'eval'), names)
+            exec(compile(ast.Module([last], []), '<last>', 'exec'), names)
+            return names[last.name if isinstance(last, ast.FunctionDef) else last.targets[-1].id]
+        except NameError as e:
+            cell = next((o for o in reversed(cells) if e.name in binds(o)), None)
+            if cell is None: raise
+            with contextlib.redirect_stdout(None): run(cell + '\nNone', names, cells[:cells.index(cell)])
+            names[e.name]       # now it is there
+
+
+def printed(number):
+    "The code of the solution to an exercise, and the cells of its chapter that come before it"
+    path, = ROOT.glob(f'nbs/{number[:2]}_*.ipynb')
+    cells = json.loads(path.read_text('utf-8'))['cells']
+    texts = [''.join(c['source']) for c in cells]
+    i = next(i for i, o in enumerate(texts) if f'**{number} ' in o)
+    solution = next(o for o in texts[i:] if 'Solution' in o).partition('Solution')[2]
+    before = [o for o, c in zip(texts[:i+2], cells) if c['cell_type'] == 'code' and '%config' not in o]
+    return ''.join(re.findall(r'```python\n(.*?)```', solution, re.DOTALL)), before, path.stem[3:]
+
+
+@pytest.mark.parametrize('number', sorted(_EXERCISES))
+def test_printed_solutions_are_right(number, monkeypatch):
+    monkeypatch.chdir(ROOT/'nbs')
+    code, cells, chapter = printed(number)
+    if number == '02.4' and not code: pytest.skip('this one is told in words')
+    assert code, 'the solution has no code'
+    names = dict(vars(import_module(f'mini_llm.{chapter}')))
+    assert judge(number, run(code, names, cells)) is None
 
 
 # --- exercises that end in a change of the library
