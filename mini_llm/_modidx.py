@@ -672,6 +672,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                   'mini_llm/gallery/exercises.py'),
                                             'mini_llm.gallery.exercises._close': ( 'gallery/exercises.html#_close',
                                                                                    'mini_llm/gallery/exercises.py'),
+                                            'mini_llm.gallery.exercises._detectors_traps': ( 'gallery/exercises.html#_detectors_traps',
+                                                                                             'mini_llm/gallery/exercises.py'),
                                             'mini_llm.gallery.exercises._exercise': ( 'gallery/exercises.html#_exercise',
                                                                                       'mini_llm/gallery/exercises.py'),
                                             'mini_llm.gallery.exercises._known': ( 'gallery/exercises.html#_known',
