@@ -25,8 +25,8 @@ from ..engine.gradients import memory_needed
 from ..engine.muon import ADAM_LEARNING_RATE, LEARNING_RATE
 from ..engine.team import Team
 from ..gpt import GPT, GPTConfig
+from .card import write_companions
 from .dataset import TokenFiles, load_tokens
-from .formats import write_huggingface
 from .run import Run, new_folder
 from .terminal import command
 
@@ -149,7 +149,7 @@ def record(
     path = new_folder(cfg.runs, data.path.name)
     write_atomic(path/'tokenizer.bpe', (data.path/'tokenizer.model').read_bytes())
     with suppress(ValueError):      # not every pattern can be told to others
-        write_huggingface(Tokenizer.load(path/'tokenizer.bpe'), path/'tokenizer.json')
+        write_companions(Tokenizer.load(path/'tokenizer.bpe'), path, shape.context_length)
     write_atomic(path/'config.json', json.dumps(shape.to_qwen3(), indent=1))
     settings = dict(started=datetime.now(timezone.utc).isoformat(), recipe=RECIPE, processes=processes,
                     train=asdict(cfg), machine=asdict(device), data=data.meta, data_from_run=_way(data.path, path),
