@@ -243,10 +243,9 @@ def should_evaluate(self:Trainer)->bool:
 @patch
 def sample_text(self:Trainer)->str: # Beginning and continuation
     "What the model writes now"
-    length = self.model.cfg.context_length
-    text = self.tokenizer.decode(self.data.val[:100])
-    begin = text[max(0, text.find(' ')):][:20]      # what stands before the first space may be the rest of a word
-    prompt = self.tokenizer.encode(begin).tolist()[:max(1, min(8, length//2))]
+    length,text = self.model.cfg.context_length, self.tokenizer.decode(self.data.val[:100])
+    begin = ''.join(f' {o}' for o in text.split(' ')[1:4])      # before the first space may be the rest of a word
+    prompt = self.tokenizer.encode(begin or text).tolist()[:max(1, min(12, length//2))]
     return self.tokenizer.decode(prompt + sample(self.model, prompt, min(40, length-len(prompt)), self.cfg.seed))
 
 # %% ../nbs/04_train.ipynb #3aa38201

@@ -7,7 +7,6 @@ from posixpath import normpath
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, IMAGES = ROOT/'nbs', ROOT/'nbs'/'images'
-COLOURS = '<style>svg{color:#222}@media(prefers-color-scheme:dark){svg{color:#ddd}}</style>'   # of a drawing alone
 LINK = re.compile(r'(?<=\]\()(?![a-z]+:|[#/])([^)\s]+)(?=\))')
 
 
@@ -28,10 +27,12 @@ def output(out, images):
         images.append(IMAGES/f'readme-{len(images)+1}.png')
         images[-1].write_bytes(b64decode(''.join(data['image/png'])))
         return f'![]({images[-1].relative_to(ROOT).as_posix()})'
-    if drawn := re.search(r'<svg.*?</svg>', ''.join(data.get('text/html', '')), re.DOTALL):
+    if 'image/svg+xml' in data:
         images.append(IMAGES/f'readme-{len(images)+1}.svg')
-        images[-1].write_text(drawn[0].replace('</title>', f'</title>{COLOURS}', 1), 'utf-8')
-        return f'![{re.search("<title>(.*?)<", drawn[0])[1]}]({images[-1].relative_to(ROOT).as_posix()})'
+        drawn = ''.join(data['image/svg+xml'])
+        images[-1].write_text(drawn, 'utf-8', newline='\n')
+        label = re.search('<title>(.*?)</title>', drawn)[1]
+        return f'![{label}]({images[-1].relative_to(ROOT).as_posix()})'
     return prose(''.join(data['text/markdown'])) if 'text/markdown' in data else block(data['text/plain'])
 
 
