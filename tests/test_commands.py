@@ -127,9 +127,7 @@ def test_a_typo_in_a_script_is_refused(here):
     assert len(list(Path('runs').iterdir())) == 1
     for wrong in (dict(preset='huge'), dict(steps='many'), dict(learning_rate='x')): assert quietly('train', *SHAPE,
                                                             **dict(steps=1) | wrong)[0] == 2
-    assert 'X          For the matrices' not in quietly('train', '--help',
-                                                        learning_rate=.5)[1] and '0.5)' in quietly('train', '--help',
-                                                            learning_rate=.5)[1]
+    assert 'Longest gradient (default: 0.5)' in quietly('train', '--help', clip=.5)[1]
 
 
 # --- streams

@@ -21,7 +21,8 @@ from ..regex_split import GPT4_PATTERN
 from .corpus import gutenberg, read_text, text_of, without_licence
 from .dataset import (corpus_digest, corpus_name, encode_corpus, find_tokenizer, load_tokens,
                                        newest_tokens, split_texts)
-from .run import Run, all_runs, newest_run, shipped_run
+from .run import all_runs, newest_run, shipped_run
+from .start import model_folder, tokenizer_of
 from .terminal import (command, flags_of, option, parse, parser, put, run_command, say, shown,
                                         with_defaults)
 
@@ -33,7 +34,7 @@ class DatasetOptions:
     train_dataset:list[str]|None=option(short='td', shown='FILE') # Texts to train it on (default: those to encode)
     vocab_size:int|None=option(short='vs') # Tokens to learn, at least 256; special tokens come on top (default: 1024)
     encode_dataset:list[str]|None=option(short='ed', shown='FILE') # Texts to store as ids, - for standard input
-    model:str|None=option(short='m', shown='FILE') # Tokenizer (default: that just trained, else the largest there is)
+    model:str|None=option(short='m', shown='FILE') # Tokenizer, or a run's (default: that just trained, or the largest)
     train_split:float=option(.9, short='ts') # Share of the text to train on; the rest is for validation
     name:str|None=None # What the results are called, before the size (default: as the text)
     pattern:str|None=None # Regular expression that splits text, kept in the tokenizer (default: GPT-4's)
@@ -48,6 +49,8 @@ _DATASET_EXAMPLES = """examples:
         --vocab_size 1024 --encode_dataset datasets/cervantes.txt
   the same text with a tokenizer that exists:
     {dataset} --encode_dataset datasets/cervantes.txt --model tokenizer_models/cervantes1024.model
+  and with that of a model, to go on from its weights with `{train} --start models/quijote`:
+    {dataset} --encode_dataset mybook.txt --model models/quijote
   your own books, or whatever comes through a pipe:
     {dataset} --train --encode_dataset one.txt two.txt
     cat *.txt | {dataset} --train --encode_dataset -
@@ -119,7 +122,7 @@ def _same_tokens(out, digest, split):
 # %% ../../nbs/workshop/commands.ipynb #9e5fe727
 def _encode(files, texts, name, model, args):
     "Encode a corpus, and tell the size of what it became"
-    tok = Tokenizer.load(model)
+    tok = tokenizer_of(model)
     out = Path('datasets')/f'{name}{tok.vocab_size}'
     _same_tokens(out, corpus_digest(texts), args.train_split)
     if (out/'tokenizer.model').exists() and (out/'meta.json').exists(): _same_tokenizer(out/'tokenizer.model', tok)
@@ -148,7 +151,7 @@ def _dataset(argv):
 # %% ../../nbs/workshop/commands.ipynb #7c0d0013
 def _check_dataset(args):
     "Refuse what makes no sense before any work is done"
-    if args.model: Tokenizer.load(args.model)
+    if args.model: tokenizer_of(args.model)
     name = args.name
     if name is not None and (name != Path(name).name or name.startswith('.') or '\0' in name or '\\' in name):
         raise ValueError(f"--name {name!r} is not the name of a file: letters, digits, and no folder in it")
@@ -167,7 +170,8 @@ def _make(learn, encode, book, texts, args):
         model = args.model or trained or find_tokenizer(names[1], args.vocab_size)
         say(f'encoding with {Path(model).as_posix()}')
         _encode(encode, texts[tuple(encode)], names[1], model, args)
-        say('next:', command('train'))
+        start = ['--start', args.model] if args.model and Path(args.model).is_dir() else []
+        say('next:', command('train', *start))
     elif learn: say('next:', command('dataset', '--encode_dataset', *learn))
     else: say('next:', command('dataset', '--train', 'True', '--train_dataset', *book, '--vocab_size', 1024,
                                '--encode_dataset', *book))
@@ -202,6 +206,7 @@ _TRAIN_EXAMPLES = """examples:
   {train}                                three minutes on the newest token files
   {train} --minutes 10 --preset small    a larger network for longer
   {train} --data datasets/cervantes1024 --steps 500 --dropout 0.2
+  {train} --start models/quijote --data datasets/mybook1024   from given weights to another text
   {train} --resume                       go on after Ctrl-C or a power cut
   {train} --resume runs/cervantes1024-2  the same for a certain run
   {train} --reproduce runs/cervantes1024-2   the same model again, byte for byte
@@ -232,10 +237,16 @@ def _start_run(given, progress, say):
     data = load_tokens(given['data'])
     pick = lambda cls: {f.name:given[f.name] for f in dataclasses.fields(cls) if f.name in given}
     cfg,changes,preset = TrainConfig(**pick(TrainConfig)), pick(GPTConfig), given.get('preset', 'auto')
-    shape = None
-    if cfg.steps or changes or preset != 'auto': shape = _size('mini' if preset == 'auto' else preset) | changes
-    say(f'reading {len(data.train):,} tokens of {cfg.data}')
+    shape = _asked_for(cfg, preset, changes)
+    say(f'reading {len(data.train):,} tokens of {cfg.data}' + f', going on from {cfg.start}'*bool(cfg.start))
     return train(cfg, shape, progress)
+
+def _asked_for(cfg, preset, changes):
+    "The shape that the flags describe, or what they say of it; None if the minutes are to choose"
+    if cfg.start and preset != 'auto': raise ValueError(
+        f"preset={preset}, but the size of {cfg.start} is given with its weights; leave --preset out")
+    if cfg.start or not (cfg.steps or changes or preset != 'auto'): return changes or None
+    return _size('mini' if preset == 'auto' else preset) | changes
 
 def _size(name):
     "The shape of a model that has a name"
@@ -282,7 +293,7 @@ class GenerateOptions:
     file:str|None=option(shown='FILE') # Take the prompt from a file: all of it, without its last line break
     encoding:str|None=None # Of that file or of standard input, such as cp1252 (default: recognised)
     lines:bool=False # Each line of the file or of standard input is a prompt of its own
-    run:str|None=option(shown='RUN') # Folder of a run (default: the newest)
+    run:str|None=option(shown='RUN') # Folder of a run, or of a Qwen3 of others (default: the newest run)
     best:bool=False # Use the best evaluation's weights instead of the last checkpoint's
     precision:Literal['float32','bfloat16','int8']='float32' # Of the weights: the shorter, the faster
     max_new_tokens:int=200 # Stop after so many tokens
@@ -349,12 +360,12 @@ def _groups(prompts, n, seed, size=16):
     pairs = ((p, seed+i) for p in prompts for i in range(n))
     while group := list(islice(pairs, size)): yield group
 
-def _show_many(args, sampling, run, prompts, write):
+def _show_many(args, sampling, folder, prompts, write):
     "Print several texts, or JSON"
     settings = {k:getattr(args, k) for k in ('precision','best','max_new_tokens','stop')} | sampling
     for group in _groups(prompts, args.n, args.seed):
         for o in write(*map(list, zip(*group))):
-            about = dict(run=str(run.path), **o._asdict(), settings=settings)
+            about = dict(run=str(folder), **o._asdict(), settings=settings)
             put(json.dumps(about, ensure_ascii=False) + '\n' if args.json else f'{o.prompt}{o.text}\n{"-"*15}\n')
 
 # %% ../../nbs/workshop/commands.ipynb #84a0fb70
@@ -400,22 +411,22 @@ def _patience(seconds=4):
     finally: timer.cancel()
 
 def _run_to_speak(args):
-    "The run that was named, else the newest, else the model of the book"
-    if args.run: return Run(args.run)
-    try: return newest_run(weights=True)
+    "The folder that was named, else the newest run, else the model of the book"
+    if args.run: return model_folder(args.run)
+    try: return newest_run(weights=True).path
     except ValueError:
         if not (run := shipped_run()): raise
         say(f"there is no run in runs/ yet, so the model of the book speaks, {run.path}; "
             f"`{command('train')}` trains yours", file=sys.stderr)
-        return run
+        return run.path
 
 def _open_run(args):
-    "The run, its model, ready at once, and its tokenizer"
-    run = _run_to_speak(args)
+    "The folder of a model, the model, ready at once, and its tokenizer"
+    folder = _run_to_speak(args)
     with _patience():
-        model,tokenizer = load(run, args.best, args.precision)
+        model,tokenizer = load(folder, args.best, args.precision)
         next(next_logits(model, [0]))
-    return run,model,tokenizer
+    return folder,model,tokenizer
 
 # %% ../../nbs/workshop/commands.ipynb #630b1f0e
 def _terminal(): return all(o is not None and o.isatty() for o in (sys.stdin, sys.stdout))
@@ -431,8 +442,8 @@ def _speak(args, sampling):
     "Load a run and print what it writes"
     prompts,alone = _prompts(args), args.n == 1 and not args.json
     talk = alone and args.prompt is None and not args.file and _terminal()
-    run,model,tokenizer = _open_run(args)
-    say(f'{run.path}{" (best)" if args.best else ""}, seed {args.seed}', file=sys.stderr)
+    folder,model,tokenizer = _open_run(args)
+    say(f'{folder}{" (best)" if args.best else ""}, seed {args.seed}', file=sys.stderr)
     _warn_of_long(prompts, model, tokenizer)
     new,stop = args.max_new_tokens, args.stop
     def write(text, seed): return stream(model, text, new, seed=seed, stop=stop, tokenizer=tokenizer, **sampling)
@@ -442,7 +453,7 @@ def _speak(args, sampling):
         with _history(): _converse(write, args.seed)
     elif alone and len(prompts) == 1:
         for o in chain(prompts, write(prompts[0], args.seed), '\n'): put(o)
-    else: _show_many(args, sampling, run, prompts, write_many)
+    else: _show_many(args, sampling, folder, prompts, write_many)
 
 # %% ../../nbs/workshop/commands.ipynb #7c0d0032
 def _generate(argv):
