@@ -42,7 +42,7 @@ _all_ = ['Autograd', 'Device', 'gradients', 'memory_needed', 'this_machine', 'Mu
          'orthogonalise', 'PeerLost', 'Team', 'load_state', 'load_state_tensors', 'save_state', 'state_tensors',
          'Diverged', 'first_bad', 'SIZES', 'new_run', 'Stopped', 'TrainConfig']
 
-# %% ../nbs/04_train.ipynb #fa62280f
+# %% ../nbs/04_train.ipynb #5ebd209c
 @lru_cache(maxsize=2)
 def _deal(n, context_length, seed, epoch):
     "The starts of `n` windows in the order of one epoch"
@@ -51,7 +51,6 @@ def _deal(n, context_length, seed, epoch):
     starts.setflags(write=False)    # it is kept, and given to everybody
     return starts
 
-# %% ../nbs/04_train.ipynb #5ebd209c
 def get_batch(
     tokens:np.ndarray, # All training ids, memory-mapped or not
     step:int, # Which batch, from 0
