@@ -26,8 +26,9 @@ run: $(FINISHED) ## train a model on CORPUS, about three minutes, and let it wri
 test: $(READY) ## all tests
 	$(BIN)/pytest -v
 
-lint: $(READY) ## unused names, long lines, packages that do not fit together
+lint: $(READY) ## unused names, long lines, workflows, packages that do not fit together
 	$(BIN)/ruff check
+	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/python -m pip check
 
 lab: $(READY) ## the notebooks in JupyterLab, trusted, with hooks that keep them clean

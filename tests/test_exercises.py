@@ -1,10 +1,18 @@
-"Exercises: `check` takes every right answer, and knows every wrong one that it claims to know"
+"Exercises: `check` takes every right answer, and knows every wrong one it claims to know; two change the library"
+import ast
+import contextlib
+import json
 import re
+import shutil
+import sys
+from importlib import import_module
+from symtable import symtable
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import ROOT, begin, end
 from torch import nn
 
 from mini_llm.attention import Attention, KVCache, apply_rope, causal_mask, rope_table
@@ -255,3 +263,105 @@ def test_check_says_it(capsys):
     check('04.1'); check('04.1', 4.7); check('04.1', 6.79)
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ['04.1: not answered yet', '04.1: right'] and 'ln 2 nats' in said[2]
+
+
+# --- the solutions that stand in the notebooks
+
+def binds(code):
+    "The names that a piece of Python gives a value"
+    return {o.get_name() for o in symtable(code, 'code', 'exec').get_symbols() if o.is_assigned() or o.is_imported()}
+
+
+def run(code, names, cells):
+    "Run code in which names may be missing: the last of `cells` that binds one runs first; what the code comes to"
+    *body, last = ast.parse(code).body
+    while True:
+        try:
+            exec(compile(ast.Module(body, []), '<body>', 'exec'), names)
+            if isinstance(last, ast.Expr): return eval(compile(ast.Expression(last.value), '<last>', 'eval'), names)
+            exec(compile(ast.Module([last], []), '<last>', 'exec'), names)
+            return names[last.name if isinstance(last, ast.FunctionDef) else last.targets[-1].id]
+        except NameError as e:
+            cell = next((o for o in reversed(cells) if e.name in binds(o)), None)
+            if cell is None: raise
+            with contextlib.redirect_stdout(None): run(cell + '\nNone', names, cells[:cells.index(cell)])
+            names[e.name]       # now it is there
+
+
+def printed(number):
+    "The code of the solution to an exercise, and the cells of its chapter that come before it"
+    path, = ROOT.glob(f'nbs/{number[:2]}_*.ipynb')
+    cells = json.loads(path.read_text('utf-8'))['cells']
+    texts = [''.join(c['source']) for c in cells]
+    i = next(i for i, o in enumerate(texts) if f'**{number} ' in o)
+    solution = next(o for o in texts[i:] if 'Solution' in o).partition('Solution')[2]
+    before = [o for o, c in zip(texts[:i+2], cells) if c['cell_type'] == 'code' and '%config' not in o]
+    return ''.join(re.findall(r'```python\n(.*?)```', solution, re.DOTALL)), before, path.stem[3:]
+
+
+@pytest.mark.parametrize('number', sorted(_EXERCISES))
+def test_printed_solutions_are_right(number, monkeypatch):
+    monkeypatch.chdir(ROOT/'nbs')
+    code, cells, chapter = printed(number)
+    if number == '02.4' and not code: pytest.skip('this one is told in words')
+    assert code, 'the solution has no code'
+    names = dict(vars(import_module(f'mini_llm.{chapter}')))
+    assert judge(number, run(code, names, cells)) is None
+
+
+# --- exercises that end in a change of the library
+
+LIBRARY = {    # exercise: its notebook, the test that waits for it, and a usual mistake with what that test says to it
+    '00.5': ('00_regex_split', 'spanish_pattern', (r'\p{N}¿¡]?+', r'\p{N}]?+'), 'may be neither'),
+    '05.5': ('05_generate', 'top_n_sigma', ('logits[np.isfinite(logits)].std()', '1'), 'the first two'),
+}
+
+
+def printed_solution(cells, number):
+    "What the notebook prints as the solution: pieces of code, and changes as they stand in a diff"
+    texts = [''.join(c['source']) for c in cells]
+    i = next(i for i, o in enumerate(texts) if o.startswith(f'**{number} '))
+    return re.findall(r'```(python|diff)\n(.*?)```', texts[i+1], re.DOTALL)
+
+
+def apply(cells, kind, change):
+    "Make one change in the cells of a notebook"
+    if kind == 'python':
+        return cells.insert(-1, dict(cell_type='code', id='added', metadata={}, outputs=[], source=change))
+    lines = change.splitlines(keepends=True)
+    old, new = (''.join(o[1:] for o in lines if o[0] in signs).rstrip('\n') for signs in (' -', ' +'))
+    cell, = (c for c in cells if c['cell_type'] == 'code' and old in ''.join(c['source']))
+    cell['source'] = ''.join(cell['source']).replace(old, new)
+
+
+def exported(folder, name, number, mistake=None):
+    "A copy of the package, made by nbdev_export from a notebook in which the exercise was done"
+    shutil.copytree(ROOT/'mini_llm', folder/'mini_llm', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(ROOT/'settings.ini', folder)
+    nb = json.loads((ROOT/'nbs'/f'{name}.ipynb').read_text('utf-8'))
+    for kind, change in printed_solution(nb['cells'], number):
+        apply(nb['cells'], kind, change.replace(*mistake) if mistake else change)
+    (folder/'nbs').mkdir()
+    (folder/'nbs'/f'{name}.ipynb').write_text(json.dumps(nb), 'utf-8')
+    code, _, err = end(begin('from nbdev.doclinks import nbdev_export; nbdev_export()', cwd=folder))
+    assert code == 0, err
+
+
+def named_test(name, folder):
+    "The named test, asked of the package in a folder"
+    test = ROOT/'tests'/'exercises'/f'{name}.py'
+    head = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', test]
+    return end(begin(head, cwd=folder, PYTHONPATH=str(folder), COLUMNS='200'))[:2]
+
+
+@pytest.mark.parametrize('number', LIBRARY)
+def test_an_exercise_turns_its_test_green(number, tmp_path):
+    name, test, mistake, said = LIBRARY[number]
+    code, out = named_test(test, ROOT)
+    assert code == 1 and 'was nbdev_export run?' in out and 'passed' not in out, out
+    exported(tmp_path/'right', name, number)
+    code, out = named_test(test, tmp_path/'right')
+    assert code == 0, out
+    exported(tmp_path/'wrong', name, number, mistake)
+    code, out = named_test(test, tmp_path/'wrong')
+    assert code == 1 and said in out, out

@@ -25,7 +25,7 @@ HEAVY = {'matplotlib', 'IPython', 'ipywidgets', 'transformers', 'tokenizers', 't
 NO_NUMBA = {'attention', 'gpt', 'engine.layout', 'engine.device', 'engine.files'}
 USES_TORCH = {'attention', 'gpt', 'train', 'engine.backprop', 'engine.checkpoint', 'engine.device', 'engine.finite',
               'engine.gradients', 'engine.muon', 'engine.team', 'engine.trial', 'workshop.plan', 'workshop.settings',
-              'gallery.inside'}
+              'gallery.inside', 'gallery.road'}
 IMPORT_NAMES = dict(ipython='IPython', pillow='PIL')
 
 

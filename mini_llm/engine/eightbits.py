@@ -21,7 +21,7 @@ def _upper_half(x): return ((x.view(np.uint32) + 0x8000) & 0xffff0000).view(np.f
 # %% ../../nbs/engine/eightbits.ipynb #e8000008
 def to_int8(
     x:np.ndarray, # float32, (...,n)
-)->tuple[np.ndarray,np.ndarray]: # int8 (...,n), and for every 32 of them a float32 scale that bfloat16 could hold, (...,ceil(n/32))
+)->tuple[np.ndarray,np.ndarray]: # int8 (...,n), and float32 scales that bfloat16 could hold, (...,ceil(n/32))
     "Round each block of 32 numbers to 255 steps between its extremes"
     blocks = _blocks(x)
     scales = _upper_half(np.abs(blocks).max(-1) / np.float32(127))
