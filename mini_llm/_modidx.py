@@ -1245,6 +1245,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                         'mini_llm.workshop.page._part': ('workshop/page.html#_part', 'mini_llm/workshop/page.py'),
                                         'mini_llm.workshop.page._policy': ('workshop/page.html#_policy', 'mini_llm/workshop/page.py'),
                                         'mini_llm.workshop.page._ranges': ('workshop/page.html#_ranges', 'mini_llm/workshop/page.py'),
+                                        'mini_llm.workshop.page.ask_page': ('workshop/page.html#ask_page', 'mini_llm/workshop/page.py'),
                                         'mini_llm.workshop.page.js_pattern': ('workshop/page.html#js_pattern', 'mini_llm/workshop/page.py'),
                                         'mini_llm.workshop.page.tokenizer_facts': ( 'workshop/page.html#tokenizer_facts',
                                                                                     'mini_llm/workshop/page.py'),

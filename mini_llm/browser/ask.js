@@ -1,7 +1,7 @@
-// Answers questions about a page, for tests/test_page.py: `node ask.js page.html` reads [[what, ...], ...] in JSON
+// Answers questions about a page in Node: `node ask.js page.html` reads [[what, ...], ...] in JSON, and writes as many answers
 'use strict'
 const fs = require('node:fs')
-const engine = require('../../mini_llm/browser/engine.js')
+const engine = require('./engine.js')
 
 const html = fs.readFileSync(process.argv[2], 'utf8')
 const inside = id => html.match(new RegExp(`<script type="[^"]+" id="${id}">(.*?)</script>`, 's'))[1]
