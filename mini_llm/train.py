@@ -29,6 +29,7 @@ from .engine.layout import read_shape
 from .engine.muon import Muon, all_groups, make_optimizers, orthogonalise  # noqa: F401
 from .engine.team import PeerLost, Team  # noqa: F401
 from .gpt import GPT, GPTConfig
+from .workshop.card import write_card
 from .workshop.plan import SIZES, Budget, new_run  # noqa: F401
 from .workshop.report import Report, Stopped, held, stop_signals
 from .workshop.run import Run, bits_per_byte
@@ -348,6 +349,7 @@ def finish(self:Trainer)->Run: # The finished run
     done,size = self.steps_done, sum(p.numel() for p in self.model.parameters())
     res = dict(steps=done, seconds=round(self.budget.spent, 1), tokens=done*self.tokens_per_step,
                plans=self.budget.plans, parameters=size, **self.last, best=self.best)
+    write_card(self.run, res)
     write_atomic(self.run.path/'result.json', json.dumps(res, indent=1))
     return self.run
 

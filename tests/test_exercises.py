@@ -41,6 +41,24 @@ def leaks(f):
     return any(not torch.allclose(f(*a)[:i], f(*mixed(i))[:i], atol=1e-5) for i in range(1, 6))
 
 
+def last_place_only(f):
+    "A detector that changes the last place and looks at no other"
+    q, k, v = torch.randn(3, 6, 4)
+    a, b = f(q, k, v), f(*(torch.cat([o[:-1], o[-1:] + 1]) for o in (q, k, v)))
+    return not torch.allclose(a[:-1], b[:-1], atol=1e-5)
+
+
+def in_pieces(tok, ids):
+    "Text in pieces, half a letter held back"
+    held = b''
+    for i in ids:
+        held += tok.token_bytes(i)
+        try: piece = held.decode()
+        except UnicodeDecodeError: continue
+        yield piece
+        held = b''
+
+
 def masked(q, k, v, scale=2**.5, mask=True, dim=-1):
     scores = q @ k.mT / scale
     return (scores.masked_fill(~causal_mask(len(q)), -torch.inf) if mask else scores).softmax(dim) @ v
@@ -54,9 +72,9 @@ def by_hand(**kw):
 def half_rotated():
     "How much a score changes over all positions, when only the query is turned"
     torch.manual_seed(0)
-    cos, sin = rope_table(1000, 2)
+    cos, sin = rope_table(64, 2)
     x = F.normalize(torch.randn(2), dim=-1)
-    scores = apply_rope(x.expand(1000, 2), cos, sin) @ x
+    scores = apply_rope(x.expand(64, 2), cos, sin) @ x
     return (scores.max() - scores.min()).item()
 
 
@@ -160,8 +178,8 @@ def mancha():
 RIGHT = {
     '00.1': lambda: ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'],
     '00.2': lambda: SPANISH, '00.3': lambda: 749, '00.4': lambda: ['spaces', 'line_break'],
-    '01.1': lambda: [((97,97), 7), ((97,98), 3), ((256,98), 3)], '01.2': lambda: longest, '01.3': lambda: [100, 101],
-    '01.4': lambda: lambda tok, ids: tok.decode_stream(ids),
+    '01.1': lambda: [((97,97), 7), ((97,98), 3), ((256,98), 3)], '01.2': lambda: longest, '01.3': lambda: list(' lugar'.encode()),
+    '01.4': lambda: in_pieces,
     '02.1': by_hand, '02.2': lambda: leaks, '02.3': half_rotated,
     '02.4': lambda: (wrong_rows(start0=True), wrong_rows(unmasked=True)),
     '03.1': count, '03.2': lambda: np.log(50256 + np.exp(.02*768)), '03.3': lambda: stream_size(32) / stream_size(2),
@@ -171,37 +189,49 @@ RIGHT = {
 }
 
 WRONG = [
-    ('00.1', ['—¡Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'only \\*one\\* sign'),
+    ('00.1', ['—¡Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'only \\*one\\* mark'),
     ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' 160', '5', '.\n\n', 'Y'], 'does not take the space'),
     ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '1605', '.\n\n', 'Y'], 'three digits'),
     ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.', '\n\n', 'Y'],
      'line breaks that follow'),
     ('00.1', ['—¡', 'Señor', '!', '  ', '—dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'leaves its last space'),
+    ('00.1', ['—¡', 'Señor', '!', ' ', ' —dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'no word can begin'),
     ('00.1', ['—¡', 'Señor'], 'nothing may be lost'),
     ('00.1', ['—', '¡Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'one by one'),
     ('00.2', SPANISH.replace('¿¡', ''), 'neither'), ('00.2', "'(?i:[sdmt])|" + SPANISH, 'contractions'),
     ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', ''), '120,715 chunks'),
     ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', ' ?'), 'has come apart'), ('00.2', r'\p{L}+', 'drops'),
+    ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', '[ —]?'), "'delante` has come apart"),
+    ('00.2', SPANISH.replace('¿¡', '¿¡('), 'dijo` has come apart'),
+    ('00.3', 750, 'differs, too'), ('00.3', [749], 'whole number'), ('00.3', ' ', 'whole number'),
     ('00.3', -1, 'borders moved'), ('00.3', 12, 'two spaces'),
     ('00.4', 'word', 'nothing stands behind'), ('00.4', ['punctuation', 'spaces'], 'none is enough'),
     ('00.4', ['spaces'], 'leave a line break'), ('00.4', ['line_break'], 'last space of a gap'),
     ('00.4', ['contraction'], 'no quantifier'), ('00.4', 17, 'cannot be used'), ('00.4', ['verb'], 'name pieces'),
+    ('01.1', [(97,97), (97,98), (256,98)], 'with its count'), ('01.1', [((97,97), 7)], 'three merges'),
     ('01.1', [((97,98), 6), ((97,97), 5), ((97,256), 5)], 'overlap'),
     ('01.1', [((97,97), 5), ((97,98), 3), ((256,98), 3)], 'overlap'),
     ('01.1', [((97,97), 7), ((256,98), 3), ((97,98), 3)], 'tie'),
     ('01.1', [((97,97), 7), ((97,98), 3), ((256,257), 3)], 'count anew'),
     ('01.2', lambda chunk, vocab: Tokenizer(vocab).encode(chunk.decode()).tolist(), 'by rank'),
     ('01.2', lambda chunk, vocab: list(chunk), 'hidalgo'), ('01.2', lambda chunk, vocab: [97], 'does not come back'),
-    ('01.3', [343], 'as they were'), ('01.3', [195], 'no text'),
+    ('01.3', [343], 'as they were'), ('01.3', [195], 'no text'), ('01.3', [1024], 'special token'),
+    ('01.3', [100, 101], 'three at least'), ('01.3', list(b'ordenador'), 'no chunk'),
     ('01.4', lambda tok, ids: [tok.decode([i]) for i in ids], 'by itself'),
     ('01.4', lambda tok, ids: [bytes([i]).decode(errors='ignore') for i in ids], 'lost in silence'),
-    ('01.4', lambda tok, ids: [tok.decode(ids)], 'one piece'),
+    ('01.4', lambda tok, ids: [tok.decode(ids)], 'one piece'), ('01.4', lambda tok, ids: 'x', "pieces are 'x'"),
+    ('01.4', lambda tok, ids: tok.decode_stream(ids), "chapter's own"),
     ('02.1', by_hand(scale=1), 'root'), ('02.1', [by_hand(mask=False)[0], [.33, .67], [1, 1.203]], 'looks ahead'),
     ('02.1', [[.401, 0], [.33, .67], [1, 1.203]], 'columns'),
-    ('02.1', [[1, 0], [.5, .5], [1, 1]], 'second row'),
+    ('02.1', [[1, 0], [.5, .5], [1, 1]], 'second row'), ('02.1', [[1, 0], [.33, .67], [1.01, 1.4]], 'third row'),
+    ('02.1', [[1, 1], [.33, .67], [1, 1.203]], 'first row'), ('02.1', [[1, 0], [.3, .7], [1, 1.2]], 'two digits'),
+    ('02.1', [[1, 0], [.33, .67], by_hand(scale=1)[2]], 'root'),
     ('02.1', [[1, 0]], 'three rows'),
     ('02.2', lambda f: True, 'accuses'), ('02.2', lambda f: False, 'one too wide'),
-    ('02.3', 0, 'not enough'), ('02.3', .3, 'measure it'),
+    ('02.2', last_place_only, 'one hole'),
+    ('02.2', lambda f: not torch.allclose(f(*(o := torch.randn(3, 6, 4))), masked(*o, scale=2)), 'running sum'),
+    ('02.3', -2, 'no sign'), ('02.3', 1, 'other way'), ('02.3', .97, 'heads of 2'), ('02.3', 0, 'not enough'), ('02.3', .3, 'measure it'),
+    ('02.4', ([5, 6, 7, 8], [5, 6, 7]), 'from 0'),
     ('02.4', ([4, 5, 6], [4, 5, 6]), 'wrong distances'),
     ('02.4', ([4,5,6,7], [4,5,6,7]), 'the last row'),
     ('02.4', ([4,5,6,7], [0]), 'done by then'),

@@ -16,7 +16,9 @@ from smalldocs.site import Site
 
 FORMULA = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 KATEX = re.compile(r'<(link|script)[^>]*/katex@[^>]*>(</script>)?')
-DONE_HERE = 'output-file is not read', 'html-math-method is ignored', 'html.grid is ignored'    # grid: in styles.css
+DONE_HERE = ('output-file is not read', 'html-math-method is ignored', 'html.grid is ignored',    # grid: in styles.css
+             'respect-user-color-scheme is ignored',       # it always is
+             'theme dark.scss')                            # no_fonts does that here
 
 
 class NamedSite(Site):
@@ -36,6 +38,11 @@ def mathml(page):
     return NOTEBOOK.sub(r'\1\2.html', KATEX.sub('', FORMULA.sub(formula, page)))
 
 
+def no_fonts(theme):
+    "The theme without the fonts that it would fetch: pages load nothing from elsewhere"
+    return re.sub(r'@import url\(http[^)]*\);?', '', theme)
+
+
 def main():
     cfg = get_config()
     refresh_quarto_yml()
@@ -43,6 +50,7 @@ def main():
     n = site.build()
     for path in [*site.out.rglob('*.html'), site.out/'search.json']:
         path.write_text(mathml(path.read_text('utf-8')), 'utf-8')
+    for path in site.out.glob('site_libs/themes/*.css'): path.write_text(no_fonts(path.read_text('utf-8')), 'utf-8')
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(site.out, cfg.doc_path)
     problems = [o for o in site.warnings if not any(d in o for d in DONE_HERE)]
