@@ -26,12 +26,14 @@ run: $(FINISHED) ## train a model on CORPUS, about three minutes, and let it wri
 test: $(READY) ## all tests
 	$(BIN)/pytest -v
 
-lint: $(READY) ## unused names, long lines, packages that do not fit together
+lint: $(READY) ## unused names, long lines, workflows, packages that do not fit together
 	$(BIN)/ruff check
+	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/python -m pip check
 
-lab: $(READY) ## the notebooks in JupyterLab, with hooks that keep them clean
+lab: $(READY) ## the notebooks in JupyterLab, trusted, with hooks that keep them clean
 	$(BIN)/nbdev_install_hooks
+	$(BIN)/nbdev_trust
 	$(BIN)/jupyter lab nbs
 
 docs: $(READY) ## the site, in _docs
@@ -41,10 +43,11 @@ bench: $(READY) ## measure against other tools, into benchmarks/results
 	set -e; for name in tokenizer plain training generation; do $(BIN)/python benchmarks/$$name.py; done
 
 shelf: $(FINISHED) ## the model of the book, models/quijote, of the run that make run has made
-	$(BIN)/python tools/ship.py $(RUN) models/quijote
+	$(BIN)/python export.py $(RUN) --to huggingface --precision bfloat16 --out models/quijote --force
 
 export: $(READY) ## notebooks to package
 	$(BIN)/nbdev_export
+	$(BIN)/python tools/fold.py
 	$(BIN)/nbdev_clean
 
 refresh: $(READY) ## run all notebooks and store their outputs

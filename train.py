@@ -7,8 +7,9 @@ hyper_parameters = dict(
     minutes=3,                  # or steps=1000
     preset='auto',              # shape of the network: nano, mini, small, base; or auto, what the minutes ask for
     batch_size=None,            # windows in a batch; None: 16, or what the minutes ask for
-    learning_rate=0.014,        # for the matrices (Muon)
-    adam_learning_rate=0.003,   # for the embedding and the norms (AdamW)
+    start=None,                 # a run, or a Qwen3 of others, whose weights to go on from; None: random ones
+    learning_rate=None,         # for the matrices (Muon); None: 0.014, or less with start
+    adam_learning_rate=None,    # for the embedding and the norms (AdamW); None: 0.003, or less with start
     weight_decay=None,          # for the matrices; None: by how often the text will be read
     seed=0,
 )

@@ -70,7 +70,7 @@ def append(self:KVCache,
     k:Tensor, # Keys of the new tokens, (b,n_kv_head,t,head_dim)
     v:Tensor, # Values likewise
 )->tuple[Tensor,Tensor]: # Keys and values of all tokens so far
-    "Add new tokens; gradients end here"
+    "Add new tokens, without their gradients: a cache is for writing, not for training"
     start,end,room = self.length,self.length + k.shape[2],self.k.shape[2]
     if end > room: raise ValueError(
         f"the cache has room for {room} tokens and holds {start}, so {end-start} more do not fit; "
@@ -91,7 +91,7 @@ def _check(self:KVCache, k):
 class Attention(nn.Module):
     "Causal self-attention: grouped queries, query and key norm, rotary positions"
     def __init__(self,
-        n_embd:int, # Numbers per token
+        n_embd:int, # Numbers per token, `d`
         n_head:int, # Query heads
         n_kv_head:int|None=None, # Heads of keys and values; divides `n_head` (default: `n_head`)
         head_dim:int|None=None, # Size of a head (default: `n_embd // n_head`)

@@ -19,7 +19,9 @@ from fastcore.basics import patch
 from .bpe import Tokenizer, as_ids
 from .engine.checks import number
 from .engine.decoding import Decoder, Unsupported
+from .engine.layout import weight_files
 from .workshop.run import Run, command
+from .workshop.start import model_folder, tokenizer_of
 
 # %% ../nbs/05_generate.ipynb #f48292c8
 def softmax(
@@ -259,19 +261,19 @@ def generate_ids(
 
 # %% ../nbs/05_generate.ipynb #35be32f7
 def load(
-    run:str|Path|Run, # A run or its folder
+    run:str|Path|Run, # A run or its folder, or the folder of a Qwen3 of others
     best:bool=False, # The best evaluation's weights instead of the last checkpoint's
     precision:str='float32', # Of the weights: 'float32', or for speed 'bfloat16' or 'int8'
 )->'tuple[Decoder|GPT,Tokenizer]': # Ready to generate, both
     "Open what a run has learned"
-    run = run if isinstance(run, Run) else Run(run)
-    folder = run.path/'best' if best else run.path
-    if not (folder/'model.safetensors').exists():
-        raise ValueError(f"{folder} has no weights yet; `{command('train', '--resume', run.path)}` trains on")
-    try: return Decoder(folder, precision), run.tokenizer
+    home = model_folder(run)
+    folder = home/'best' if best else home
+    if not weight_files(folder):
+        raise ValueError(f"{folder} has no weights yet; `{command('train', '--resume', home)}` trains on")
+    try: return Decoder(folder, precision), tokenizer_of(home)
     except Unsupported:
         from mini_llm.gpt import GPT
-        return GPT.load(folder).eval(), run.tokenizer
+        return GPT.load(folder).eval(), tokenizer_of(home)
 
 # %% ../nbs/05_generate.ipynb #74c8be1f
 def ready(
@@ -346,7 +348,7 @@ def stream(
     "Write on from a prompt, piece by piece"
     settings,stops = _settings(sampling, fields),_stops(stop)
     model,tokenizer = _with_words(model, tokenizer, best, precision)
-    end = tokenizer.special_tokens.values()
+    end = range(tokenizer.vocab_size, model.cfg.vocab_size)      # what stands for no text ends it
     new = generate_ids(model, tokenizer.encode(prompt or '\n'), max_new_tokens, seed=seed, end=end, sampling=settings)
     return until(tokenizer.decode_stream(new), stops)
 
@@ -458,8 +460,9 @@ def generate_texts(
     settings,stops,prompts = _settings(sampling, fields),_stops(stop),list(prompts)
     model,tokenizer = _with_words(model, tokenizer, best, precision)
     seeds = [None]*len(prompts) if seeds is None else list(seeds)
+    end,stopped = range(tokenizer.vocab_size, model.cfg.vocab_size), _stopper(tokenizer, stops)
     new = generate_batch(model, [tokenizer.encode(o or '\n') for o in prompts], max_new_tokens, seeds=seeds,
-                         end=tokenizer.special_tokens.values(), stopped=_stopper(tokenizer, stops), sampling=settings)
+                         end=end, stopped=stopped, sampling=settings)
     return [_told(tokenizer, *o, stops, max_new_tokens) for o in zip(prompts, seeds, new)]
 
 # %% ../nbs/05_generate.ipynb #771c6533

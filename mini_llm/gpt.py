@@ -216,3 +216,12 @@ def load(cls:GPT,
     with torch.random.fork_rng(devices=[]): model = cls(GPTConfig(**fields))    # the caller's random numbers stay
     model.load_state_dict({k:torch.tensor(v) for k,v in tensors.items()})
     return model.eval()
+
+# %% ../nbs/03_gpt.ipynb #a4634784
+@patch(cls_method=True)
+def from_huggingface(cls:GPT,
+    folder:str|Path, # A Qwen3 with tied embeddings, in safetensors, and the tokenizer.json it was trained with
+)->tuple[GPT,'Tokenizer']: # Both ready for use
+    "A model of others and its tokenizer; a run is such a folder, too"
+    from mini_llm.workshop.start import tokenizer_of
+    return cls.load(folder), tokenizer_of(folder)

@@ -29,10 +29,12 @@ from .engine.layout import read_shape
 from .engine.muon import Muon, all_groups, make_optimizers, orthogonalise  # noqa: F401
 from .engine.team import PeerLost, Team  # noqa: F401
 from .gpt import GPT, GPTConfig
+from .workshop.card import write_card
 from .workshop.plan import SIZES, Budget, new_run  # noqa: F401
 from .workshop.report import Report, Stopped, held, stop_signals
 from .workshop.run import Run, bits_per_byte
 from .workshop.settings import TrainConfig, find_data, same_recipe
+from .workshop.start import find_start, take_start, with_text
 from .workshop.terminal import command
 
 # %% ../nbs/04_train.ipynb #83494469
@@ -175,6 +177,7 @@ class Trainer:
         shape = GPTConfig(**read_shape(run.path))
         c = self.cfg
         with seeded(c.seed): self.model = GPT(shape).to(self.device.device)
+        if c.start and not self.team.broadcast((run.path/'state.safetensors').exists): take_start(self.model, run)
         self.grads = gradients(self.model, self.device, -(-c.batch_size // self.team.size))
         rates = c.learning_rate, c.adam_learning_rate, c.weight_decay
         self.optimizers = make_optimizers(self.model, self.device, *rates)
@@ -243,11 +246,11 @@ def should_evaluate(self:Trainer)->bool:
 @patch
 def sample_text(self:Trainer)->str: # Beginning and continuation
     "What the model writes now"
-    length = self.model.cfg.context_length
-    text = self.tokenizer.decode(self.data.val[:100])
-    begin = text[max(0, text.find(' ')):][:20]      # what stands before the first space may be the rest of a word
-    prompt = self.tokenizer.encode(begin).tolist()[:max(1, min(8, length//2))]
-    return self.tokenizer.decode(prompt + sample(self.model, prompt, min(40, length-len(prompt)), self.cfg.seed))
+    length,text = self.model.cfg.context_length, self.tokenizer.decode(self.data.val[:100])
+    begin = ''.join(f' {o}' for o in text.split(' ')[1:4])      # before the first space may be the rest of a word
+    prompt = self.tokenizer.encode(begin or text).tolist()[:max(1, min(12, length//2))]
+    new = sample(self.model, prompt, min(40, length-len(prompt)), self.cfg.seed)
+    return self.tokenizer.decode(prompt + with_text(self.tokenizer, new))
 
 # %% ../nbs/04_train.ipynb #3aa38201
 @patch
@@ -346,6 +349,7 @@ def finish(self:Trainer)->Run: # The finished run
     done,size = self.steps_done, sum(p.numel() for p in self.model.parameters())
     res = dict(steps=done, seconds=round(self.budget.spent, 1), tokens=done*self.tokens_per_step,
                plans=self.budget.plans, parameters=size, **self.last, best=self.best)
+    write_card(self.run, res)
     write_atomic(self.run.path/'result.json', json.dumps(res, indent=1))
     return self.run
 
@@ -397,7 +401,7 @@ def reproduce(
         f"{run.path} was trained by {n} processes, and now there are {team.size}; "
         f"torchrun --nproc_per_node={n} starts as many")
     device = Device(**kept['machine']).check()
-    places = dict(data=str(find_data(run).path), runs=str(run.path.parent))
+    places = dict(data=find_data(run).path, runs=run.path.parent, start=find_start(run))
     cfg = dataclasses.replace(TrainConfig(**kept['train']), threads=device.threads, dtype=device.dtype, **places)
     shape = GPTConfig(**read_shape(run.path))
     again = Run(team.attempt(lambda: new_run(cfg, shape, team=team, plans=run.result['plans']).path))

@@ -1,4 +1,4 @@
-"The three commands behave alike: flags, mistakes, streams, names, lines to paste, whatever people do at a terminal"
+"The four commands behave alike: flags, mistakes, streams, names, lines to paste, whatever people do at a terminal"
 import contextlib
 import io
 import os
@@ -54,8 +54,9 @@ def quietly(name, *args, stdin=b'', **defaults):
 
 
 GOOD = dict(dataset=['--train', '-ed', 'book.txt', '-vs', '258'], train=['--steps', '1', *SHAPE],
-            generate=['Sancho', '--max_new_tokens', '3', '--seed', '1'])
-WRONG = dict(dataset=['-ed', 'nowhere.txt'], train=['--data', 'nowhere'], generate=['Sancho', '--run', 'nowhere'])
+            generate=['Sancho', '--max_new_tokens', '3', '--seed', '1'], export=['--to', 'minbpe', '--force'])
+WRONG = dict(dataset=['-ed', 'nowhere.txt'], train=['--data', 'nowhere'], generate=['Sancho', '--run', 'nowhere'],
+             export=['--to', 'nowhere'])
 
 
 # --- flags and help
@@ -126,9 +127,7 @@ def test_a_typo_in_a_script_is_refused(here):
     assert len(list(Path('runs').iterdir())) == 1
     for wrong in (dict(preset='huge'), dict(steps='many'), dict(learning_rate='x')): assert quietly('train', *SHAPE,
                                                             **dict(steps=1) | wrong)[0] == 2
-    assert 'X          For the matrices' not in quietly('train', '--help',
-                                                        learning_rate=.5)[1] and '0.5)' in quietly('train', '--help',
-                                                            learning_rate=.5)[1]
+    assert 'Longest gradient (default: 0.5)' in quietly('train', '--help', clip=.5)[1]
 
 
 # --- streams
@@ -258,7 +257,7 @@ def test_the_line_after_training_works_as_it_stands(here):
 def test_one_command_for_all(here):
     assert [main(o) for o in ([], ['--help'], ['-h'], ['--version'], ['trian'], ['--what'])] == [2, 0, 0, 0, 2, 2]
     with contextlib.redirect_stderr(io.StringIO()) as err: assert main(['trian']) == 2
-    assert err.getvalue() == "mini_llm: there is no command 'trian'; there are dataset, train, generate\n"
+    assert err.getvalue() == "mini_llm: there is no command 'trian'; there are dataset, train, generate, export\n"
     for name in NAMES:
         with contextlib.redirect_stdout(io.StringIO()) as out: assert main([name, '--help']) == 0
         assert out.getvalue() == quietly(name, '--help')[1]

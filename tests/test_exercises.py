@@ -1,10 +1,18 @@
-"Exercises: `check` takes every right answer, and knows every wrong one that it claims to know"
+"Exercises: `check` takes every right answer, and knows every wrong one it claims to know; two change the library"
+import ast
+import contextlib
+import json
 import re
+import shutil
+import sys
+from importlib import import_module
+from symtable import symtable
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import ROOT, begin, end
 from torch import nn
 
 from mini_llm.attention import Attention, KVCache, apply_rope, causal_mask, rope_table
@@ -33,6 +41,24 @@ def leaks(f):
     return any(not torch.allclose(f(*a)[:i], f(*mixed(i))[:i], atol=1e-5) for i in range(1, 6))
 
 
+def last_place_only(f):
+    "A detector that changes the last place and looks at no other"
+    q, k, v = torch.randn(3, 6, 4)
+    a, b = f(q, k, v), f(*(torch.cat([o[:-1], o[-1:] + 1]) for o in (q, k, v)))
+    return not torch.allclose(a[:-1], b[:-1], atol=1e-5)
+
+
+def in_pieces(tok, ids):
+    "Text in pieces, half a letter held back"
+    held = b''
+    for i in ids:
+        held += tok.token_bytes(i)
+        try: piece = held.decode()
+        except UnicodeDecodeError: continue
+        yield piece
+        held = b''
+
+
 def masked(q, k, v, scale=2**.5, mask=True, dim=-1):
     scores = q @ k.mT / scale
     return (scores.masked_fill(~causal_mask(len(q)), -torch.inf) if mask else scores).softmax(dim) @ v
@@ -46,9 +72,9 @@ def by_hand(**kw):
 def half_rotated():
     "How much a score changes over all positions, when only the query is turned"
     torch.manual_seed(0)
-    cos, sin = rope_table(1000, 2)
+    cos, sin = rope_table(64, 2)
     x = F.normalize(torch.randn(2), dim=-1)
-    scores = apply_rope(x.expand(1000, 2), cos, sin) @ x
+    scores = apply_rope(x.expand(64, 2), cos, sin) @ x
     return (scores.max() - scores.min()).item()
 
 
@@ -152,8 +178,8 @@ def mancha():
 RIGHT = {
     '00.1': lambda: ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'],
     '00.2': lambda: SPANISH, '00.3': lambda: 749, '00.4': lambda: ['spaces', 'line_break'],
-    '01.1': lambda: [((97,97), 7), ((97,98), 3), ((256,98), 3)], '01.2': lambda: longest, '01.3': lambda: [100, 101],
-    '01.4': lambda: lambda tok, ids: tok.decode_stream(ids),
+    '01.1': lambda: [((97,97), 7), ((97,98), 3), ((256,98), 3)], '01.2': lambda: longest, '01.3': lambda: list(' lugar'.encode()),
+    '01.4': lambda: in_pieces,
     '02.1': by_hand, '02.2': lambda: leaks, '02.3': half_rotated,
     '02.4': lambda: (wrong_rows(start0=True), wrong_rows(unmasked=True)),
     '03.1': count, '03.2': lambda: np.log(50256 + np.exp(.02*768)), '03.3': lambda: stream_size(32) / stream_size(2),
@@ -163,37 +189,49 @@ RIGHT = {
 }
 
 WRONG = [
-    ('00.1', ['—¡Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'only \\*one\\* sign'),
+    ('00.1', ['—¡Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'only \\*one\\* mark'),
     ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' 160', '5', '.\n\n', 'Y'], 'does not take the space'),
     ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '1605', '.\n\n', 'Y'], 'three digits'),
     ('00.1', ['—¡', 'Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.', '\n\n', 'Y'],
      'line breaks that follow'),
     ('00.1', ['—¡', 'Señor', '!', '  ', '—dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'leaves its last space'),
+    ('00.1', ['—¡', 'Señor', '!', ' ', ' —dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'no word can begin'),
     ('00.1', ['—¡', 'Señor'], 'nothing may be lost'),
     ('00.1', ['—', '¡Señor', '!', ' ', ' —', 'dijo', ' en', ' ', '160', '5', '.\n\n', 'Y'], 'one by one'),
     ('00.2', SPANISH.replace('¿¡', ''), 'neither'), ('00.2', "'(?i:[sdmt])|" + SPANISH, 'contractions'),
     ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', ''), '120,715 chunks'),
     ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', ' ?'), 'has come apart'), ('00.2', r'\p{L}+', 'drops'),
+    ('00.2', SPANISH.replace('[^\\r\\n\\p{L}\\p{N}¿¡]?+', '[ —]?'), "'delante` has come apart"),
+    ('00.2', SPANISH.replace('¿¡', '¿¡('), 'dijo` has come apart'),
+    ('00.3', 750, 'differs, too'), ('00.3', [749], 'whole number'), ('00.3', ' ', 'whole number'),
     ('00.3', -1, 'borders moved'), ('00.3', 12, 'two spaces'),
     ('00.4', 'word', 'nothing stands behind'), ('00.4', ['punctuation', 'spaces'], 'none is enough'),
     ('00.4', ['spaces'], 'leave a line break'), ('00.4', ['line_break'], 'last space of a gap'),
     ('00.4', ['contraction'], 'no quantifier'), ('00.4', 17, 'cannot be used'), ('00.4', ['verb'], 'name pieces'),
+    ('01.1', [(97,97), (97,98), (256,98)], 'with its count'), ('01.1', [((97,97), 7)], 'three merges'),
     ('01.1', [((97,98), 6), ((97,97), 5), ((97,256), 5)], 'overlap'),
     ('01.1', [((97,97), 5), ((97,98), 3), ((256,98), 3)], 'overlap'),
     ('01.1', [((97,97), 7), ((256,98), 3), ((97,98), 3)], 'tie'),
     ('01.1', [((97,97), 7), ((97,98), 3), ((256,257), 3)], 'count anew'),
     ('01.2', lambda chunk, vocab: Tokenizer(vocab).encode(chunk.decode()).tolist(), 'by rank'),
     ('01.2', lambda chunk, vocab: list(chunk), 'hidalgo'), ('01.2', lambda chunk, vocab: [97], 'does not come back'),
-    ('01.3', [343], 'as they were'), ('01.3', [195], 'no text'),
+    ('01.3', [343], 'as they were'), ('01.3', [195], 'no text'), ('01.3', [1024], 'special token'),
+    ('01.3', [100, 101], 'three at least'), ('01.3', list(b'ordenador'), 'no chunk'),
     ('01.4', lambda tok, ids: [tok.decode([i]) for i in ids], 'by itself'),
     ('01.4', lambda tok, ids: [bytes([i]).decode(errors='ignore') for i in ids], 'lost in silence'),
-    ('01.4', lambda tok, ids: [tok.decode(ids)], 'one piece'),
+    ('01.4', lambda tok, ids: [tok.decode(ids)], 'one piece'), ('01.4', lambda tok, ids: 'x', "pieces are 'x'"),
+    ('01.4', lambda tok, ids: tok.decode_stream(ids), "chapter's own"),
     ('02.1', by_hand(scale=1), 'root'), ('02.1', [by_hand(mask=False)[0], [.33, .67], [1, 1.203]], 'looks ahead'),
     ('02.1', [[.401, 0], [.33, .67], [1, 1.203]], 'columns'),
-    ('02.1', [[1, 0], [.5, .5], [1, 1]], 'second row'),
+    ('02.1', [[1, 0], [.5, .5], [1, 1]], 'second row'), ('02.1', [[1, 0], [.33, .67], [1.01, 1.4]], 'third row'),
+    ('02.1', [[1, 1], [.33, .67], [1, 1.203]], 'first row'), ('02.1', [[1, 0], [.3, .7], [1, 1.2]], 'two digits'),
+    ('02.1', [[1, 0], [.33, .67], by_hand(scale=1)[2]], 'root'),
     ('02.1', [[1, 0]], 'three rows'),
     ('02.2', lambda f: True, 'accuses'), ('02.2', lambda f: False, 'one too wide'),
-    ('02.3', 0, 'not enough'), ('02.3', .3, 'measure it'),
+    ('02.2', last_place_only, 'one hole'),
+    ('02.2', lambda f: not torch.allclose(f(*(o := torch.randn(3, 6, 4))), masked(*o, scale=2)), 'running sum'),
+    ('02.3', -2, 'no sign'), ('02.3', 1, 'other way'), ('02.3', .97, 'heads of 2'), ('02.3', 0, 'not enough'), ('02.3', .3, 'measure it'),
+    ('02.4', ([5, 6, 7, 8], [5, 6, 7]), 'from 0'),
     ('02.4', ([4, 5, 6], [4, 5, 6]), 'wrong distances'),
     ('02.4', ([4,5,6,7], [4,5,6,7]), 'the last row'),
     ('02.4', ([4,5,6,7], [0]), 'done by then'),
@@ -255,3 +293,105 @@ def test_check_says_it(capsys):
     check('04.1'); check('04.1', 4.7); check('04.1', 6.79)
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == ['04.1: not answered yet', '04.1: right'] and 'ln 2 nats' in said[2]
+
+
+# --- the solutions that stand in the notebooks
+
+def binds(code):
+    "The names that a piece of Python gives a value"
+    return {o.get_name() for o in symtable(code, 'code', 'exec').get_symbols() if o.is_assigned() or o.is_imported()}
+
+
+def run(code, names, cells):
+    "Run code in which names may be missing: the last of `cells` that binds one runs first; what the code comes to"
+    *body, last = ast.parse(code).body
+    while True:
+        try:
+            exec(compile(ast.Module(body, []), '<body>', 'exec'), names)
+            if isinstance(last, ast.Expr): return eval(compile(ast.Expression(last.value), '<last>', 'eval'), names)
+            exec(compile(ast.Module([last], []), '<last>', 'exec'), names)
+            return names[last.name if isinstance(last, ast.FunctionDef) else last.targets[-1].id]
+        except NameError as e:
+            cell = next((o for o in reversed(cells) if e.name in binds(o)), None)
+            if cell is None: raise
+            with contextlib.redirect_stdout(None): run(cell + '\nNone', names, cells[:cells.index(cell)])
+            names[e.name]       # now it is there
+
+
+def printed(number):
+    "The code of the solution to an exercise, and the cells of its chapter that come before it"
+    path, = ROOT.glob(f'nbs/{number[:2]}_*.ipynb')
+    cells = json.loads(path.read_text('utf-8'))['cells']
+    texts = [''.join(c['source']) for c in cells]
+    i = next(i for i, o in enumerate(texts) if f'**{number} ' in o)
+    solution = next(o for o in texts[i:] if 'Solution' in o).partition('Solution')[2]
+    before = [o for o, c in zip(texts[:i+2], cells) if c['cell_type'] == 'code' and '%config' not in o]
+    return ''.join(re.findall(r'```python\n(.*?)```', solution, re.DOTALL)), before, path.stem[3:]
+
+
+@pytest.mark.parametrize('number', sorted(_EXERCISES))
+def test_printed_solutions_are_right(number, monkeypatch):
+    monkeypatch.chdir(ROOT/'nbs')
+    code, cells, chapter = printed(number)
+    if number == '02.4' and not code: pytest.skip('this one is told in words')
+    assert code, 'the solution has no code'
+    names = dict(vars(import_module(f'mini_llm.{chapter}')))
+    assert judge(number, run(code, names, cells)) is None
+
+
+# --- exercises that end in a change of the library
+
+LIBRARY = {    # exercise: its notebook, the test that waits for it, and a usual mistake with what that test says to it
+    '00.5': ('00_regex_split', 'spanish_pattern', (r'\p{N}¿¡]?+', r'\p{N}]?+'), 'may be neither'),
+    '05.5': ('05_generate', 'top_n_sigma', ('logits[np.isfinite(logits)].std()', '1'), 'the first two'),
+}
+
+
+def printed_solution(cells, number):
+    "What the notebook prints as the solution: pieces of code, and changes as they stand in a diff"
+    texts = [''.join(c['source']) for c in cells]
+    i = next(i for i, o in enumerate(texts) if o.startswith(f'**{number} '))
+    return re.findall(r'```(python|diff)\n(.*?)```', texts[i+1], re.DOTALL)
+
+
+def apply(cells, kind, change):
+    "Make one change in the cells of a notebook"
+    if kind == 'python':
+        return cells.insert(-1, dict(cell_type='code', id='added', metadata={}, outputs=[], source=change))
+    lines = change.splitlines(keepends=True)
+    old, new = (''.join(o[1:] for o in lines if o[0] in signs).rstrip('\n') for signs in (' -', ' +'))
+    cell, = (c for c in cells if c['cell_type'] == 'code' and old in ''.join(c['source']))
+    cell['source'] = ''.join(cell['source']).replace(old, new)
+
+
+def exported(folder, name, number, mistake=None):
+    "A copy of the package, made by nbdev_export from a notebook in which the exercise was done"
+    shutil.copytree(ROOT/'mini_llm', folder/'mini_llm', ignore=shutil.ignore_patterns('__pycache__'))
+    shutil.copy(ROOT/'settings.ini', folder)
+    nb = json.loads((ROOT/'nbs'/f'{name}.ipynb').read_text('utf-8'))
+    for kind, change in printed_solution(nb['cells'], number):
+        apply(nb['cells'], kind, change.replace(*mistake) if mistake else change)
+    (folder/'nbs').mkdir()
+    (folder/'nbs'/f'{name}.ipynb').write_text(json.dumps(nb), 'utf-8')
+    code, _, err = end(begin('from nbdev.doclinks import nbdev_export; nbdev_export()', cwd=folder))
+    assert code == 0, err
+
+
+def named_test(name, folder):
+    "The named test, asked of the package in a folder"
+    test = ROOT/'tests'/'exercises'/f'{name}.py'
+    head = [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', test]
+    return end(begin(head, cwd=folder, PYTHONPATH=str(folder), COLUMNS='200'))[:2]
+
+
+@pytest.mark.parametrize('number', LIBRARY)
+def test_an_exercise_turns_its_test_green(number, tmp_path):
+    name, test, mistake, said = LIBRARY[number]
+    code, out = named_test(test, ROOT)
+    assert code == 1 and 'was nbdev_export run?' in out and 'passed' not in out, out
+    exported(tmp_path/'right', name, number)
+    code, out = named_test(test, tmp_path/'right')
+    assert code == 0, out
+    exported(tmp_path/'wrong', name, number, mistake)
+    code, out = named_test(test, tmp_path/'wrong')
+    assert code == 1 and said in out, out

@@ -1,6 +1,7 @@
 "Looking at a model: the numbers are the model's, every text is shown whole and inert, and notes open in a browser"
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -253,6 +254,37 @@ def test_stored_displays_load_nothing():
     ]
     assert shown and all(Page(o).tags <= {'style', 'div', 'span', 'b', 'wbr'} for o in shown)
     assert 'widget' not in ''.join(json.dumps(c.get('outputs', [])) for c in nb['cells'])
+
+
+LIVE = """
+from mini_llm.gallery.watching import turn_knobs, write
+knobs = turn_knobs('models/quijote', 'Sancho')
+display(knobs, write('models/quijote', 'Sancho', 3, seed=1).explore())
+print(knobs.sliders['temperature'].model_id, knobs.picture.model_id)
+"""
+WIDGET = 'application/vnd.jupyter.widget-view+json'
+
+
+def test_widgets_live_in_a_kernel_beside_a_still(root):
+    "A kernel sends the widget and what stands for it elsewhere; a slider that the browser moves brings a new picture"
+    pytest.importorskip('ipywidgets')
+    from jupyter_client.manager import start_new_kernel
+    manager, client = start_new_kernel(cwd=str(root), env={**os.environ, 'PYTHONPATH': str(root)})
+    try:
+        sent = []
+        client.execute_interactive(LIVE, timeout=60, output_hook=sent.append)
+        shown = [set(o['content']['data']) for o in sent if o['msg_type'] == 'display_data']
+        assert shown == [{WIDGET, still, 'text/plain'} for still in ('image/png', 'text/html')]
+        slider, picture = next(o['content']['text'] for o in sent if o['msg_type'] == 'stream').split()
+        move = dict(method='update', state=dict(value=.2), buffer_paths=[])
+        client.shell_channel.send(client.session.msg('comm_msg', dict(comm_id=slider, data=move)))
+        answer = {}
+        while answer.get('comm_id') != picture or not answer['data']['buffer_paths']:
+            answer = (message := client.get_iopub_msg(timeout=30))['content']
+        assert bytes(message['buffers'][0])[:4] == b'\x89PNG'
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
 
 
 @pytest.mark.parametrize('colours', ['', 'body{background:#111;color:#ddd}', '[hidden]{display:none!important}'])

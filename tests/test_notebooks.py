@@ -80,8 +80,18 @@ def test_stored_outputs_are_clean(path):
     assert len({c['id'] for c in nb['cells']}) == len(nb['cells'])
     for out in [o for c in nb['cells'] for o in c.get('outputs', [])]:
         assert out['output_type'] != 'error' and out.get('name') != 'stderr', out
+        assert not any('widget' in kind for kind in out.get('data', {})), 'a widget is nothing without its kernel'
         text = json.dumps({**out, 'data': {k: v for k, v in out.get('data', {}).items() if not k.startswith('image')}})
         assert not re.search(r'/home/|/root/|/Users/|/tmp/|[A-Z]:\\\\| at 0x|\d+(\.\d+)?(it|B)/s', text), out
+
+
+@each_notebook
+def test_jupyterlab_collapses_what_the_pages_hide(path):
+    "`python tools/fold.py` sets these marks, and `nbdev_clean` keeps them"
+    for cell in cells(path):
+        said = re.findall(r'^#\| *(hide|echo: false) *$', source(cell), re.MULTILINE)
+        marks = {'hide': dict(outputs_hidden=True, source_hidden=True), 'echo: false': dict(source_hidden=True)}
+        assert cell['metadata'] == ({'jupyter': marks[said[0]]} if said else {}), source(cell)
 
 
 @each_notebook
@@ -118,3 +128,32 @@ def test_cells_are_small(path):
     for c in cells(path):
         if c['cell_type'] == 'code': assert len(code_lines(c)) <= 30, f'{path.name}: cut in two:\n{source(c)}'
     if re.match(r'\d', path.name): assert len(sizes) <= 90, f'{path.name} has {len(sizes)} code cells'
+
+
+HEADING = re.compile(r'^(#+) (.*)\n', re.MULTILINE)
+
+
+def slug(heading): return re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-')
+
+
+def section(path, anchor):
+    "The prose under a heading, with what stands below it; without an anchor, the opening"
+    text = '\n\n'.join(source(c) for c in cells(path) if c['cell_type'] == 'markdown')
+    heads = [(len(m[1]), slug(m[2]), m.start()) for m in HEADING.finditer(text)]
+    if not anchor: return text[:heads[1][2]]
+    level, begin = next((level, begin) for level, name, begin in heads if name == anchor)
+    return text[begin:min([at for l, _, at in heads if at > begin and l <= level], default=None)]
+
+
+def test_glossary_leads_to_where_its_words_are_explained():
+    glossary = '\n'.join(map(source, cells(ROOT/'nbs/glossary.ipynb')))
+    words = re.findall(r'^- \*\*(.+)\*\*: .+ \(\[\w+\]\(([\w./]+)#?([\w-]*)\)\)$', glossary, re.MULTILINE)
+    assert len(words) == glossary.count('\n- ') >= 40 and len({name for name, *_ in words}) == len(words)
+    for name, path, anchor in words:
+        explained = section(ROOT/'nbs'/path, anchor).lower()
+        assert all(o in explained for o in name.lower().split(', ')), f'{name}: {path}#{anchor} does not say it'
+
+
+def test_the_road_leads_to_the_glossary():
+    for path in [ROOT/'nbs/index.ipynb', *ROOT.glob('nbs/0*.ipynb')]:
+        assert '](glossary.ipynb)' in ''.join(map(source, cells(path))), f'{path.name} does not name the glossary'

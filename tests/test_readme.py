@@ -16,3 +16,11 @@ def test_cells_become_blocks_and_hidden_ones_vanish():
     out = dict(output_type='stream', name='stdout', text=['2\n'])
     nb = dict(cells=[code('#| hide\nimport x', out), code('1+1', out), code('#| echo: false\n1+1', out)])
     assert README['readme'](nb) == '```python\n1+1\n```\n\n```\n2\n```\n\n```\n2\n```\n'
+
+
+def test_a_drawing_becomes_a_file(monkeypatch, tmp_path):
+    drawn = '<svg xmlns="http://www.w3.org/2000/svg"><title>A road</title></svg>\n'
+    out = dict(output_type='execute_result', data={'text/html': '<a>', 'image/svg+xml': [drawn], 'text/plain': 'Map'})
+    for name in 'ROOT', 'IMAGES': monkeypatch.setitem(README['output'].__globals__, name, tmp_path)
+    assert README['output'](out, []) == '![A road](readme-1.svg)'
+    assert (tmp_path/'readme-1.svg').read_text('utf-8') == drawn

@@ -16,7 +16,9 @@ from smalldocs.site import Site
 
 FORMULA = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.DOTALL)
 KATEX = re.compile(r'<(link|script)[^>]*/katex@[^>]*>(</script>)?')
-DONE_HERE = 'output-file is not read', 'html-math-method is ignored', 'html.grid is ignored'    # grid: in styles.css
+DONE_HERE = ('output-file is not read', 'html-math-method is ignored', 'html.grid is ignored',    # grid: in styles.css
+             'respect-user-color-scheme is ignored',       # it always is
+             'theme dark.scss')                            # no_fonts does that here
 
 
 class NamedSite(Site):
@@ -27,10 +29,18 @@ class NamedSite(Site):
         return page
 
 
+NOTEBOOK = re.compile(r'(?<= href=")([\w/.]*/)?(?:\d+_)?(\w+)\.ipynb(?=[#"])')     # in a drawing, or in HTML of a cell
+
+
 def mathml(page):
-    "The page with its formulas as MathML, and without the scripts that would have drawn them"
+    "The page with its formulas as MathML, without the scripts that would have drawn them, its links leading to pages"
     formula = lambda m: convert(html.unescape(m[2]), display='block' if m[1] == 'display' else 'inline')
-    return KATEX.sub('', FORMULA.sub(formula, page))
+    return NOTEBOOK.sub(r'\1\2.html', KATEX.sub('', FORMULA.sub(formula, page)))
+
+
+def no_fonts(theme):
+    "The theme without the fonts that it would fetch: pages load nothing from elsewhere"
+    return re.sub(r'@import url\(http[^)]*\);?', '', theme)
 
 
 def main():
@@ -40,6 +50,7 @@ def main():
     n = site.build()
     for path in [*site.out.rglob('*.html'), site.out/'search.json']:
         path.write_text(mathml(path.read_text('utf-8')), 'utf-8')
+    for path in site.out.glob('site_libs/themes/*.css'): path.write_text(no_fonts(path.read_text('utf-8')), 'utf-8')
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(site.out, cfg.doc_path)
     problems = [o for o in site.warnings if not any(d in o for d in DONE_HERE)]

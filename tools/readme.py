@@ -27,6 +27,12 @@ def output(out, images):
         images.append(IMAGES/f'readme-{len(images)+1}.png')
         images[-1].write_bytes(b64decode(''.join(data['image/png'])))
         return f'![]({images[-1].relative_to(ROOT).as_posix()})'
+    if 'image/svg+xml' in data:
+        images.append(IMAGES/f'readme-{len(images)+1}.svg')
+        drawn = ''.join(data['image/svg+xml'])
+        images[-1].write_text(drawn, 'utf-8', newline='\n')
+        label = re.search('<title>(.*?)</title>', drawn)[1]
+        return f'![{label}]({images[-1].relative_to(ROOT).as_posix()})'
     return prose(''.join(data['text/markdown'])) if 'text/markdown' in data else block(data['text/plain'])
 
 
@@ -46,7 +52,7 @@ def readme(nb):
 
 if __name__ == '__main__':
     IMAGES.mkdir(exist_ok=True)
-    for old in IMAGES.glob('readme-*.png'): old.unlink()
+    for old in IMAGES.glob('readme-*'): old.unlink()
     nb = json.loads((NBS/'index.ipynb').read_text('utf-8'))
     (ROOT/'README.md').write_text(readme(nb), 'utf-8', newline='\n')
     if not any(IMAGES.iterdir()): IMAGES.rmdir()

@@ -16,6 +16,8 @@ from nbdev.clean import clean_nb
 from nbdev.config import get_config
 from nbdev.process import NBProcessor
 
+from fold import fold
+
 
 def refresh(path, out):
     "Execute one notebook, but for the cells that settings.ini or `eval: false` exclude, and write it clean"
@@ -30,8 +32,11 @@ def refresh(path, out):
     try: shell.run_all(nb, exc_stop=True, preproc=skip)
     except Exception: sys.exit(shell.prettytb(path.name))
     clean_nb(nb)
+    fold(nb)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_nb(nb, out)
+    half = out.with_name(f'.{out.name}.tmp')      # the home page reads the others while they are written
+    write_nb(nb, half)
+    half.replace(out)
 
 
 def main():

@@ -65,7 +65,9 @@ def _(chunks):
     if ''.join(chunks) != text:
         return f'joined, your chunks are {"".join(chunks)!r}, and not the text; nothing may be lost'
     if '—¡Señor' in chunks:
-        return 'only *one* sign may stand before the letters of a word; here there are two, so both are punctuation'
+        return 'only *one* mark may come before the letters of a word; here there are two, so both are punctuation'
+    if ' —dijo' in chunks:
+        return 'at the space no word can begin, for a dash follows and not a letter; so punctuation takes both'
     if any(o[0] == ' ' and o[1:2].isdigit() for o in chunks):
         return 'a number does not take the space before it, in contrast to a word'
     if '1605' in chunks: return 'a number has three digits at most'
@@ -80,13 +82,14 @@ def _(pattern):
     from mini_llm.regex_split import split_regex
     n = len(split_regex(_book(), pattern))        # a ValueError if it loses something
     if split_regex('¿Quién', pattern) != ['¿', 'Quién']:
-        return '`¿Quién` is still one chunk: the sign before a word may be neither `¿` nor `¡`'
+        return '`¿Quién` is still one chunk: the mark before a word may be neither `¿` nor `¡`'
     if split_regex(' de', pattern) != [' de']:
-        return f'the book is {n:,} chunks now: with no sign before a word, every space is a chunk of its own'
-    if split_regex('—dijo', pattern) != ['—dijo']:
-        return '`—dijo` has come apart: any one sign may stand before a word, except `¿` and `¡`'
-    if split_regex("pa'delante", pattern) != ['pa', "'delante"]:
+        return f'the book is {n:,} chunks now: with no mark before a word, every space is a chunk of its own'
+    if "'d" in split_regex("pa'delante", pattern):
         return "`pa'delante` shows that the English contractions are still there"
+    for word in '—dijo', "'delante", '(dijo':
+        if split_regex(word, pattern) != [word]:
+            return f'`{word}` has come apart: any one mark must stay with its word, except `¿` and `¡`'
 
 # %% ../../nbs/gallery/exercises.ipynb #2189353f
 @_exercise('00.3')
@@ -95,11 +98,14 @@ def _(place):
     from mini_llm.regex_split import GPT4_PATTERN, split_regex
     swapped = GPT4_PATTERN.replace(r'|\s+(?!\S)|\s+', r'|\s+|\s+(?!\S)')
     before,after = split_regex(_book()),split_regex(_book(), swapped)
-    first = next(i for i,(a,b) in enumerate(zip(before, after)) if a != b)
-    if place == first: return
+    differ = [i for i,(a,b) in enumerate(zip(before, after)) if a != b]
     if place in (-1, 'nothing'):
         return (f'there are as many chunks as before, {len(after):,}, but their borders moved: who takes the '
                 'last space of a gap?')
+    if not isinstance(place, (int, np.integer)): return 'a whole number is asked for: the place in the list of chunks'
+    if place == differ[0]: return
+    if place in differ: return f'chunk {place} differs, too, but it is not the first'
+    if place == differ[0] + 1: return 'chunks are counted from 0'
     return (f'chunk {place} is the same as before; look for two spaces in a row. `\\s+` now comes first, and '
             'takes both')
 
@@ -123,6 +129,8 @@ def _(names):
 @_exercise('01.1')
 def _(merges):
     "Three merges of {'aaab': 2, 'aab': 3, 'ab': 1}, each as (pair, count)"
+    if len(merges) != 3 or any(np.shape(o[0]) != (2,) for o in merges):
+        return 'give three merges, each with its count, such as [((97,98), 1), ((98,99), 1), ((256,99), 1)]'
     merges = [(tuple(p), n) for p,n in merges]
     if merges == [((97,97), 7), ((97,98), 3), ((256,98), 3)]: return
     if merges[0][0] == (97,98):
@@ -152,79 +160,105 @@ def _(encode):
 # %% ../../nbs/gallery/exercises.ipynb #244dba7a
 @_exercise('01.3')
 def _(ids):
-    "Ids of the shipped tokenizer of 1,024 tokens with encode(decode(ids)) != ids, and the same text"
-    from mini_llm.bpe import Tokenizer
-    tok = Tokenizer.train(_book(), 1024)
+    "Three or more ids of the chapter's tokenizer that are a chunk of the book, with encode(decode(ids)) != ids"
+    from mini_llm.bpe import END_OF_TEXT, Tokenizer
+    from mini_llm.regex_split import split
+    tok = Tokenizer.train(_book(), 1024, special_tokens=[END_OF_TEXT])
     text = tok.decode(ids)
     again = tok.encode(text).tolist()
+    if max(ids, default=0) >= 1024:
+        return 'a special token comes back as ordinary text, true enough; now do it with ordinary tokens'
     if '\ufffd' in text: return 'these bytes are no text, so they cannot come back; find ids that are'
     if again == list(ids):
         return f'these come back as they were: {again}. Take a token, and write it with the ids it was made of'
+    if len(ids) < 3: return f'these do come back as {again}, but there should be three at least'
+    if text not in set(split(_book())): return f'{text!r} comes back as {again}, but is no chunk of the book'
 
 # %% ../../nbs/gallery/exercises.ipynb #fd334108
 @_exercise('01.4')
 def _(pieces):
     "A function of a tokenizer and ids that returns the text in pieces, without broken letters"
     from mini_llm.bpe import Tokenizer
-    tok,text = Tokenizer([bytes([i]) for i in range(256)]),'—¡Añora a Dulcinea!'
+    helped = []
+    class Alone(Tokenizer):
+        def decode_stream(self, ids): helped.append(ids); return super().decode_stream(ids)
+    tok,text = Alone([bytes([i]) for i in range(256)]),'—¡Añora a Dulcinea!'
     res = list(pieces(tok, tok.encode(text).tolist()))
+    joined = ''.join(res)
+    if helped: return "that is the chapter's own function; hold the bytes back yourself, from `token_bytes`"
+    if '\ufffd' in joined: return 'a letter of two bytes came as two tokens, and each was decoded by itself'
+    if joined == text.encode('ascii', 'ignore').decode():
+        return f'letters are lost in silence: {joined!r}. Is that `errors="ignore"`?'
+    if joined != text: return f'joined, the pieces are {joined!r} and not {text!r}'
     if len(res) < 2: return 'that is the text in one piece; a reader would wait for its end'
-    if '\ufffd' in ''.join(res): return 'a letter of two bytes came as two tokens, and each was decoded by itself'
-    if len(''.join(res)) < len(text):
-        return f'letters are lost in silence: {"".join(res)!r}. Is that `errors="ignore"`?'
-    if ''.join(res) != text: return f'joined, the pieces are {"".join(res)!r}'
 
 # %% ../../nbs/gallery/exercises.ipynb #e121465b
 @_exercise('02.1')
 def _(out):
-    "Masked attention of three tokens by hand, to two or three digits"
-    out = np.round(np.asarray(out, float), 3)
-    if _close(out, [[1, 0], [.330, .670], [1, 1.203]], .006): return
+    "Masked attention of three tokens by hand, to two digits"
+    out = np.asarray(out, float)
     if out.shape != (3,2): return f'the answer has three rows of two numbers; yours has the shape {out.shape}'
-    if _close(out[1], [.269, .731], .006):
+    right = np.array([[1, 0], [.330, .670], [1, 1.203]])
+    wrong = [i for i in range(3) if not _close(out[i], right[i], .006)]
+    if not wrong: return
+    if _close(out, right, .06): return 'that is near; give two digits'
+    if _close(out[1], [.269, .731], .006) or _close(out[2], [1, 1.267], .006):
         return 'the scores were not divided by the root of the head size, which is 2'
     if _close(out[0], [.797, .797], .006): return 'the first token looks ahead: where is the mask?'
     if _close(out[0], [.401, 0], .006): return 'the softmax runs over the columns; each *row* has to sum to 1'
-    return 'do the second row again: two scores, divided by √2, through the softmax, then the mean of two values'
+    return ('the first row is the first value: nobody else is there to be looked at',
+            'do the second row again: two scores, divided by √2, through the softmax, then the mean of two values',
+            'do the third row again: three scores, divided by √2, through the softmax, then the mean of three values')[wrong[0]]
 
 # %% ../../nbs/gallery/exercises.ipynb #f051cd29
-@_exercise('02.2')
-def _(leaks):
-    "A function that says whether an attention f(q, k, v) lets a token see the future"
+def _detectors_traps():
+    "Attentions, whether they leak, and what to say to a detector that is wrong about one"
     import torch
     from mini_llm.attention import causal_mask
     def masked(mask):
         return lambda q,k,v: (q @ k.mT / q.shape[-1]**.5).masked_fill(~mask(len(q)), -math.inf).softmax(-1) @ v
     honest = masked(causal_mask)
-    if leaks(honest):
-        return ('it accuses attention with the right mask; compare only the outputs *before* the place you '
-                'changed, and allow for rounding')
-    if not leaks(masked(lambda t: torch.ones(t, t, dtype=torch.bool).tril(1))):
-        return ('it misses a mask that is one too wide, where each token sees its successor; change every '
-                'place, not just the last')
-    if not leaks(masked(lambda t: causal_mask(t).mT)): return 'it misses a triangle that is the wrong way round'
-    if not leaks(lambda q,k,v: honest(q, k, v) + .01*v.mean(0)):
-        return 'it misses a leak through the mean of all tokens, which is small'
+    def hole(t): return causal_mask(t) | (torch.arange(t)[:,None] == 1) & (torch.arange(t) == 2)
+    return [(honest, False, 'it accuses attention with the right mask; compare only the outputs *before* the place you '
+                            'changed, and allow for rounding'),
+            (lambda q,k,v: v.cumsum(0), False, 'it accuses a running sum, which sees the past alone; ask what changes, '
+                                               'not whether it equals attention'),
+            (masked(lambda t: torch.ones(t, t, dtype=torch.bool).tril(1)), True,
+             'it misses a mask that is one too wide, where each token sees its successor; change the places after it'),
+            (masked(lambda t: causal_mask(t).mT), True, 'it misses a triangle that is the wrong way round'),
+            (lambda q,k,v: honest(q, k, v) + .01*v.mean(0), True, 'it misses a leak through the mean of all tokens, '
+                                                                  'which is small'),
+            (masked(hole), True, 'it misses a mask with one hole, token 1 sees token 2; change every place, not just one')]
+
+# %% ../../nbs/gallery/exercises.ipynb #f051cd30
+@_exercise('02.2')
+def _(leaks):
+    "A function that says whether an attention f(q, k, v) lets a token see the future"
+    return next((said for f,leaky,said in _detectors_traps() if bool(leaks(f)) != leaky), None)
 
 # %% ../../nbs/gallery/exercises.ipynb #641c7b8e
 @_exercise('02.3')
 def _(error):
-    "Only queries are rotated: how much does a score of two equal vectors of length 1 change at most when both move?"
-    if 1.5 <= error <= 2.2: return
+    "Only queries are rotated: how much does a score of two equal vectors of 2 numbers and length 1 change when both move?"
+    if abs(error - 2) <= .02: return
     if abs(error) < 1e-3:
-        return ('one rotation is not enough: the score of a turned query with a key that stands still depends '
+        return ('one rotation is not enough: the score of a turned query with a key that is not turned depends '
                 'on where the query is')
-    return 'measure it: the same query and key at all positions, only the query rotated; the scores run from -1 to 1'
+    mistakes = [(-2, 'a change has no sign here: take the largest score minus the smallest'),
+                (1, 'the scores do not end at 0: go on until the query points the other way')]
+    return (_known(error, mistakes, .02) or
+            'measure it, with heads of 2 numbers and 64 positions: only the query rotated, the largest score minus the smallest')
 
 # %% ../../nbs/gallery/exercises.ipynb #231add73
 @_exercise('02.4')
 def _(rows):
     "Eight tokens in pieces of four: the rows that go wrong with start=0, and those that do without the mask"
-    start,mask = (sorted(o) for o in rows)
-    if (start, mask) == ([4,5,6,7], [4,5,6]): return
-    if start != [4,5,6,7]:
-        return ('with start=0 the second piece is turned as if it were the first, so all of its rows see the '
-                'first piece at wrong distances')
+    turned,mask = (sorted(o) for o in rows)
+    if (turned, mask) == ([4,5,6,7], [4,5,6]): return
+    if turned == [5,6,7,8]: return 'rows are counted from 0'
+    if turned != [4,5,6,7]:
+        return ('the second piece is turned as if it were the first, so all of its rows see the '
+                'first piece at wrong distances, and the first piece is done by then')
     if mask == [4,5,6,7]: return 'the last row may see everything anyway; without a mask nothing changes for it'
     return 'without a mask the rows of the second piece see those after them; the first piece was done by then'
 

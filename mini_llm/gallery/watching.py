@@ -80,9 +80,15 @@ def _sliders():
                     style=dict(description_width='10em'), layout=dict(width='30em'))
     return {name: slider(name, *limits) for name,limits in _SLIDERS.items()}
 
+# %% ../../nbs/gallery/watching.ipynb #5e7f1a02
+def _live(box):
+    "How a notebook shows a widget, if a kernel runs that answers it"
+    ipython = _need('IPython').get_ipython()
+    return box._repr_mimebundle_() if hasattr(ipython, 'kernel') else {}
+
 # %% ../../nbs/gallery/watching.ipynb #a9f589e6
 class Knobs:
-    "The distribution of the next token above sliders that change it; a notebook shows its `box`"
+    "The distribution of the next token above sliders that change it; where no kernel answers, a picture"
     def __init__(self,
         logits:np.ndarray, # Scores of the next token
         seen:list[int], # Ids that were there before
@@ -105,7 +111,8 @@ class Knobs:
         self.figure.savefig(png, format='png')
         self.picture.value = png.getvalue()
 
-    def _ipython_display_(self): _need('IPython.display').display(self.box)
+    def _repr_png_(self): return bytes(self.picture.value)
+    def _repr_mimebundle_(self, **kwargs): return _live(self.box)
 
 # %% ../../nbs/gallery/watching.ipynb #315a663f
 def turn_knobs(
@@ -309,7 +316,7 @@ def _choices(self:Trace, k, act):
 
 # %% ../../nbs/gallery/watching.ipynb #b0283519
 class Explorer:
-    "A text to click through: a token shows its options, an option branches; a notebook shows its `box`"
+    "A text to click through: a token shows its options, an option branches; where no kernel answers, the text"
     def __init__(self,
         trace:Trace, # Where to begin
     ):
@@ -336,7 +343,8 @@ class Explorer:
         self.past.append(self.trace)
         self.show(self.trace.branch(k, i))
 
-    def _ipython_display_(self): _need('IPython.display').display(self.box)
+    def _repr_html_(self): return self.trace._repr_html_()
+    def _repr_mimebundle_(self, **kwargs): return _live(self.box)
 
 @patch
 def explore(self:Trace)->Explorer: # Shows itself

@@ -16,6 +16,8 @@ import numpy as np
 from ..bpe import END_OF_TEXT, Tokenizer
 from ..engine.files import atomic_open, sha256, write_atomic
 from ..engine.progress import progress_bar
+from .formats import model_text
+from .start import tokenizer_file, tokenizer_of
 from .terminal import command
 
 # %% ../../nbs/workshop/dataset.ipynb #eccb8db7
@@ -113,16 +115,21 @@ def corpus_digest(
         for part in _in_bytes([END_OF_TEXT, text] if i else [text]): digest.update(part)
     return digest.hexdigest()
 
-def _facts(tokenizer, model, texts, name):
+def _own(file, tokenizer):
+    "What is kept of a tokenizer: the file as it is, or ours, if it is another's"
+    return model_text(tokenizer).encode() if file.suffix == '.json' else file.read_bytes()
+
+def _facts(tokenizer, file, texts, name):
     "What meta.json says before encoding: what the files are made of"
+    called = f'{file.parent.name}/{file.name}' if file.stem == 'tokenizer' else file.name
     return dict(format='mini_llm token files', version=1,
                 n_vocab=tokenizer.n_vocab, dtype=id_type(tokenizer.n_vocab).name,
-                tokenizer=dict(name=model.name, sha256=sha256(model)),
+                tokenizer=dict(name=called, sha256=sha256(_own(file, tokenizer))),
                 corpus=dict(name=name, sha256=corpus_digest(texts)))
 
 # %% ../../nbs/workshop/dataset.ipynb #e3321486
 def encode_corpus(
-    model:str|Path, # A tokenizer's file
+    model:str|Path, # A tokenizer's file, or the folder of a model that has one
     texts:list[str], # The documents of the corpus
     out:str|Path, # Folder to make
     name:str='', # What the corpus is called (default: like the folder)
@@ -131,11 +138,11 @@ def encode_corpus(
 )->Path: # The folder
     "Write train.bin, val.bin, tokenizer.model and meta.json for a corpus"
     if isinstance(texts, str): raise ValueError(f"texts is one text of {len(texts):,} characters; give a list, [text]")
-    tok, model, out, size = Tokenizer.load(model), Path(model), Path(out), sum(map(len, texts))
+    tok, file, out, size = tokenizer_of(model), tokenizer_file(model), Path(out), sum(map(len, texts))
     if END_OF_TEXT not in tok.special_tokens: raise ValueError(
-        f"{model} has no token {END_OF_TEXT!r} to end a document with; train it with special_tokens=[END_OF_TEXT]")
+        f"{file} has no token {END_OF_TEXT!r} to end a document with; train it with special_tokens=[END_OF_TEXT]")
     train, val = split_texts(texts, train_split)
-    meta = dict(name=out.name, **_facts(tok, model, texts, name or out.name), train_split=train_split)
+    meta = dict(name=out.name, **_facts(tok, file, texts, name or out.name), train_split=train_split)
     bar = progress_bar(progress, total=size, desc='encode', unit='char', unit_scale=True)
     with bar, atomic_open(out/'train.bin') as f, atomic_open(out/'val.bin') as g:
         meta['train'] = _write_ids(f, tok, train, False, bar)
@@ -145,7 +152,7 @@ def encode_corpus(
             counted = ngram_bits(*ids, tok.n_vocab, meta['val']['bytes'])
             meta['reference_bits'] = counted | compressor_bits(''.join(train), ''.join(val))
         (out/'meta.json').unlink(missing_ok=True)
-    write_atomic(out/'tokenizer.model', model.read_bytes())
+    write_atomic(out/'tokenizer.model', _own(file, tok))
     write_atomic(out/'meta.json', json.dumps(meta, indent=1) + '\n')   # plain ASCII, whatever names hold
     return out
 

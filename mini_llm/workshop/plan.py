@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'n_parameters', 'why_too_large', 'dropout_for', 'decay_for', 'effective_bytes', 'expected_bits', 'Plan',
-           'default_batch', 'choose', 'shaped', 'new_run', 'time_at_work', 'Budget']
+           'default_batch', 'choose', 'shaped', 'rates_for', 'new_run', 'time_at_work', 'Budget']
 
 # %% ../../nbs/workshop/plan.ipynb #09493841
 import dataclasses, math, time
@@ -18,12 +18,14 @@ import torch
 from fastcore.basics import patch
 
 from ..engine.device import memory_here, this_machine
+from ..engine.muon import ADAM_LEARNING_RATE, LEARNING_RATE
 from ..engine.team import Team
 from ..gpt import GPT, GPTConfig
 from .dataset import TokenFiles, load_tokens, ngram_bits
 from .report import summary_writer
 from .run import Run
 from .settings import TrainConfig, check_fit, record
+from .start import check_start, start_shape
 
 # %% ../../nbs/workshop/plan.ipynb #e6def989
 _RUNGS = [('nano', 2, 1, 128), ('micro', 3, 2, 128), ('tiny', 4, 2, 128), ('mini', 4, 3, 128), ('compact', 4, 4, 128),
@@ -99,16 +101,16 @@ class Plan:
     rate:float # Tokens per second, as timed
     steps:int # About how many there will be
     evaluations:int # How many of them the time allows
-    bits:tuple[float,float] # What to expect, bits per byte
+    bits:tuple[float,float]|None # What to expect, bits per byte; None from given weights, about which nothing is known
     why:str # Why it is not larger
 
     def __str__(self):
         s,n = self.shape, self.batch_size*self.accumulate
         parts = f' ({self.batch_size} at a time)' if self.accumulate > 1 else ''
-        steps,(low,high) = float(f'{self.steps:.2g}'), self.bits
+        steps = float(f'{self.steps:.2g}')
+        bits = '; expect {:.2f} to {:.2f} bits per byte'.format(*self.bits) if self.bits else ''
         return (f"{_named(s)} ({n_parameters(s)/1e6:.2g} million parameters), dropout {s.dropout:.1f}, "
-                f"about {steps:,.0f} steps of {n} windows of {s.context_length}{parts}; "
-                f"expect {low:.2f} to {high:.2f} bits per byte\n{self.why}")
+                f"about {steps:,.0f} steps of {n} windows of {s.context_length}{parts}{bits}\n{self.why}")
 
 def _named(shape): return f'{shape.n_layer} layers of {shape.n_embd}'
 
@@ -205,6 +207,24 @@ def shaped(
     if isinstance(shape, GPTConfig): return shape
     return GPTConfig(**(dict(vocab_size=n_vocab, dropout=dropout_for(epochs)) | SIZES['mini'] | (shape or {})))
 
+# %% ../../nbs/workshop/plan.ipynb #c7e4a001
+_GENTLY = 0.1    # share of the learning rates that given weights are changed with
+
+def rates_for(
+    start:str|None, # Where the weights come from, if not at random
+)->dict[str,float]: # `learning_rate` and `adam_learning_rate`
+    "The learning rates, unless others are asked for"
+    share = _GENTLY if start else 1
+    return dict(learning_rate=share*LEARNING_RATE, adam_learning_rate=share*ADAM_LEARNING_RATE)
+
+# %% ../../nbs/workshop/plan.ipynb #c7e4a002
+def _from_start(cfg, shape, data):
+    "The shape of a run; if it starts from given weights, theirs, and only for a text in their ids"
+    if not cfg.start: return shape
+    check_start(cfg.start, data)
+    found = start_shape(cfg.start, shape)
+    return shape if isinstance(shape, GPTConfig) else found
+
 # %% ../../nbs/workshop/plan.ipynb #27510190
 def _settle(cfg, shape, data, rate, fits):
     "Settings without a gap, the model, and the plan, if there are minutes to be planned"
@@ -218,8 +238,8 @@ def _settle(cfg, shape, data, rate, fits):
     length = plan.shape.context_length if plan else shaped(shape, n_vocab).context_length
     epochs = found.pop('steps') * found['accumulate'] * found['batch_size'] * length / len(data.train)
     if shape or not plan: shape = shaped(shape, n_vocab, epochs)
-    if plan: plan = dataclasses.replace(plan, shape=shape or plan.shape)
-    found = dict(weight_decay=decay_for(epochs)) | found
+    if plan: plan = dataclasses.replace(plan, shape=shape or plan.shape, bits=None if cfg.start else plan.bits)
+    found = dict(weight_decay=decay_for(epochs), **rates_for(cfg.start)) | found
     cfg = dataclasses.replace(cfg, **{k:v for k,v in found.items() if getattr(cfg, k) is None})
     return cfg, plan.shape if plan else shape, plan
 
@@ -244,7 +264,8 @@ def new_run(
     device = this_machine(cfg.threads or team.threads, cfg.dtype)
     if cfg.tensorboard: summary_writer()               # is it installed?
     there = memory_here(device)     # asked before anything is tried, which leaves its traces
-    check = partial(check_fit, data=data, device=device, team=team, runs=cfg.runs, there=there)
+    check = partial(check_fit, data=data, device=device, team=team, runs=cfg.runs, there=there, spare=bool(cfg.start))
+    shape = _from_start(cfg, shape, data)
     least = shaped(SIZES['nano'] if shape is None and not cfg.steps else shape, data.meta['n_vocab'])
     check(least, cfg.batch_size or team.size)
     timed = lambda shape, n: rate(shape, n, .2, device)

@@ -10,6 +10,7 @@ __all__ = ['Run', 'bits_per_byte', 'smooth', 'spread', 'label_ends', 'TimeLapse'
 import json, math, os, warnings
 from contextlib import contextmanager
 from html import escape
+from os.path import commonprefix
 from pathlib import Path
 
 from fastcore.basics import patch
@@ -28,6 +29,9 @@ class Run:
         if not (self.path/'train.json').exists():
             raise ValueError(f"{self.path} is not a training run: it has no train.json. "
                              f"`{command('train')}` makes one in runs/")
+
+    @property
+    def name(self): return self.path.resolve().name
 
     def __repr__(self): return f"Run({str(self.path)!r})"
 
@@ -122,7 +126,7 @@ def label_ends(
 def plot_loss(self:Run,
     ax=None, # Matplotlib axes to draw on (default: a new figure)
 ): # The axes drawn on
-    "Training loss and evaluations in bits per byte, beside the dataset's reference values"
+    "Training loss and evaluations in bits per byte, beside the dataset's reference values; shaded: the rate falls"
     if ax is None:
         import matplotlib.pyplot as plt
         _,ax = plt.subplots(figsize=(6,4))
@@ -135,6 +139,7 @@ def plot_loss(self:Run,
     ax.plot(steps, [o*per_byte for o in smooth([m['loss'] for m in rows])], color='0.55', label='training')
     ax.plot([m['step'] for m in evals], [m['val_bits'] for m in evals], 'o-', ms=4, label='validation')
     ends = [y for o in ax.lines for y in o.get_ydata()[-1:]] + [m['val_bits'] for m in evals[:1]]
+    if full := [m['step'] for m in rows if m.get('lr') == 1]: ax.axvspan(full[-1], steps[-1], color='0.95', zorder=0)
     if ends: ax.set_ylim(min(ends)-.3, max(ends)+.3)
     ax.set(xlabel='step', ylabel='bits per byte', title=self.path.name)
     label_ends(ax)
@@ -157,10 +162,12 @@ def _bits(m): return f"{m['val_bits']:.2f}" if 'val_bits' in m else ''
 # %% ../../nbs/workshop/run.ipynb #be41b068
 @patch
 def _repr_html_(self:TimeLapse):
-    "A table with a line for each sample"
+    "A table with a line for each sample; what all begin with, the prompt, is paler"
     head = ''.join(f'<th style="text-align:left">{o}</th>' for o in ('step', 'bits per byte', 'sample'))
     cell = '<td style="text-align:left;vertical-align:top;white-space:pre-wrap">'
-    rows = ([f"{m['step']:,}", _bits(m), escape(_shown(m))] for m in self.rows)
+    n = len(commonprefix([_shown(m) for m in self.rows])) if len(self.rows) > 1 else 0
+    def sample(s): return f'<span style="opacity:.5">{escape(s[:n])}</span>{escape(s[n:])}' if n else escape(s)
+    rows = ([f"{m['step']:,}", _bits(m), sample(_shown(m))] for m in self.rows)
     body = ''.join('<tr>' + ''.join(f'{cell}{o}</td>' for o in row) + '</tr>' for row in rows)
     return f'<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
 

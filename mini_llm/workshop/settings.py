@@ -22,12 +22,12 @@ from ..engine.checks import number
 from ..engine.device import Device, memory_here
 from ..engine.files import sha256, write_atomic
 from ..engine.gradients import memory_needed
-from ..engine.muon import ADAM_LEARNING_RATE, LEARNING_RATE
 from ..engine.team import Team
 from ..gpt import GPT, GPTConfig
+from .card import write_companions
 from .dataset import TokenFiles, load_tokens
-from .formats import write_huggingface
 from .run import Run, new_folder
+from .start import start_digest
 from .terminal import command
 
 # %% ../../nbs/workshop/settings.ipynb #69684d0f
@@ -39,8 +39,9 @@ class TrainConfig:
     steps:int|None = None # Length of the run in steps
     batch_size:int|None = None # Windows in a batch (default: 16, or what the minutes ask for and the memory holds)
     accumulate:int|None = None # Batches a step learns from, averaged (default: 1, or what a larger one was cut into)
-    learning_rate:float = LEARNING_RATE # For the matrices (Muon)
-    adam_learning_rate:float = ADAM_LEARNING_RATE # For the embedding and the norms (AdamW)
+    start:str|None = None # Go on from the weights of a run, or of a Qwen3 of others (default: random ones)
+    learning_rate:float|None = None # For the matrices (default: 0.014 for Muon; a tenth of it with start)
+    adam_learning_rate:float|None = None # For embedding and norms (default: 0.003 for AdamW; a tenth with start)
     weight_decay:float|None = None # Each step multiplies the matrices by 1 - lr*weight_decay (default: by the epochs)
     warmup:int = 20 # Steps in which the learning rate rises
     cooldown:float = 0.4 # Share of the run in which it falls to zero
@@ -123,9 +124,10 @@ def check_fit(
     team:Team, # By how many processes
     runs:str|Path, # Folder in which the run gets its own
     there:float|None=None, # Bytes of memory that are left (default: asked now)
+    spare:bool=False, # Whether the model may have rows for ids that the text has not
 ):
     "Refuse a model or a batch that goes neither with the token files nor with the machine"
-    if shape.vocab_size != data.meta['n_vocab']:
+    if (n := data.meta['n_vocab']) != shape.vocab_size and not (spare and n < shape.vocab_size):
         raise ValueError(f"vocab_size={shape.vocab_size}, but {data.path} has {data.meta['n_vocab']} different ids")
     if (n := len(data.train)//shape.context_length - 1) < batch_size: raise ValueError(
         f"batch_size={batch_size}, but {len(data.train):,} training tokens are too few for that: only {max(n, 0)} "
@@ -149,11 +151,12 @@ def record(
     path = new_folder(cfg.runs, data.path.name)
     write_atomic(path/'tokenizer.bpe', (data.path/'tokenizer.model').read_bytes())
     with suppress(ValueError):      # not every pattern can be told to others
-        write_huggingface(Tokenizer.load(path/'tokenizer.bpe'), path/'tokenizer.json')
+        write_companions(Tokenizer.load(path/'tokenizer.bpe'), path, shape.context_length)
     write_atomic(path/'config.json', json.dumps(shape.to_qwen3(), indent=1))
     settings = dict(started=datetime.now(timezone.utc).isoformat(), recipe=RECIPE, processes=processes,
                     train=asdict(cfg), machine=asdict(device), data=data.meta, data_from_run=_way(data.path, path),
                     torch=torch.__version__, **more)
+    if cfg.start: settings['start'] = dict(sha256=start_digest(cfg.start), from_run=_way(cfg.start, path))
     write_atomic(path/'train.json', json.dumps(settings, indent=1))
     return Run(path)
 

@@ -28,7 +28,7 @@ def quoted(
     return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
 
 # %% ../../nbs/workshop/terminal.ipynb #7e110010
-COMMANDS = 'dataset', 'train', 'generate'
+COMMANDS = 'dataset', 'train', 'generate', 'export'
 
 def _python():
     "The Python that runs, as one would type it"
@@ -38,7 +38,7 @@ def _python():
 
 # %% ../../nbs/workshop/terminal.ipynb #7e110011
 def started_as(
-    name:str, # A command: 'dataset', 'train' or 'generate'
+    name:str, # A command: 'dataset', 'train', 'generate' or 'export'
     argv0:str|None=None, # What was started (default: what Python says)
 )->list[str]: # Such as ['python', 'train.py'] or ['mini_llm', 'train']
     "The words that start a command, as those that started this program"
@@ -51,7 +51,7 @@ def started_as(
 
 # %% ../../nbs/workshop/terminal.ipynb #7e110012
 def command(
-    name:str, # A command: 'dataset', 'train' or 'generate'
+    name:str, # A command: 'dataset', 'train', 'generate' or 'export'
     *args, # What follows it
 )->str: # A line to paste
     "A command in the words this program was started with, its arguments quoted"

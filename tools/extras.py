@@ -1,0 +1,185 @@
+"""What the site has beyond the notebooks: run in the folder of its sources, before they are rendered.
+
+A reference for each module, made from its source; the model of the book to play with, on the home page; and below each
+exercise that can be answered without Python a line to answer it in. `nbs/_quarto.yml` names this file as `pre-render`,
+so smalldocs (`make docs`) and Quarto (`nbdev_docs`) both run it."""
+import ast
+import html
+import json
+import re
+import runpy
+import sys
+from functools import cache
+from itertools import combinations
+from pathlib import Path
+from textwrap import dedent
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT/'mini_llm'
+sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
+
+
+# --- the reference: each module's definitions as far as their bodies, with the comments that explain their parameters
+
+def header(node, lines):
+    "The source of a definition as far as its body; of a class, with its fields"
+    if node.lineno == node.body[0].lineno: return lines[node.lineno-1].strip().partition(': ')[0] + ':'
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    fields = [o for o in node.body if isinstance(o, ast.AnnAssign)]
+    rows = lines[first-1:node.body[0].lineno-1]
+    return dedent('\n'.join([*rows, *(row for o in fields for row in lines[o.lineno-1:o.end_lineno])]))
+
+
+def definitions(text):
+    "Name and definition of all that a module offers; the methods of a class follow it, wherever they are written"
+    offered = re.findall(r"'(\w+)'", re.search(r'__all__ = \[(.*?)\]', text, re.DOTALL)[1])
+    for node in ast.parse(text).body:
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef): continue
+        if any('patch' in ast.unparse(o) for o in node.decorator_list):
+            owner = ast.unparse(node.args.args[0].annotation).strip("'")
+            if not node.name.startswith('_'): yield f'{owner}.{node.name}', node
+        elif node.name in offered:
+            yield node.name, node
+            methods = [o for o in node.body if isinstance(o, ast.FunctionDef)]
+            yield from ((f'{node.name}.{o.name}', o) for o in methods if o.name[0] != '_' or o.name == '__init__')
+
+
+def described(name, node, lines):
+    "A definition on its page"
+    level, said = '###' if '.' in name else '##', ast.get_docstring(node)
+    title = name.replace('_', r'\_')
+    return '\n\n'.join([f'{level} {title} {{#{name}}}', f'```python\n{header(node, lines)}\n```', said or ''])
+
+
+def reference(folder):
+    "A page for each module, and one that lists them all"
+    folder.mkdir(exist_ok=True)
+    listed = []
+    for path in sorted(o for o in PACKAGE.rglob('*.py') if not o.stem.startswith('_')):
+        text, name = path.read_text('utf-8'), '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
+        said, found = ast.get_docstring(ast.parse(text)), list(definitions(text))
+        owners = [o.partition('.')[0] for o, _ in found]
+        found.sort(key=lambda o: owners.index(o[0].partition('.')[0]))
+        notebook = re.search(r'File to edit: .*?nbs/(.*\.ipynb)', text)[1]
+        front = front_matter(f'mini_llm.{name}', f'{name}.html', said)
+        parts = [described(o, node, text.splitlines()) for o, node in found]
+        page = [front, f'Made, and explained, by [its notebook](../{notebook}).', *parts]
+        (folder/f'{name}.qmd').write_text('\n\n'.join(page) + '\n', 'utf-8')
+        names = ', '.join(f'[`{o}`]({name}.qmd#{o})' for o, _ in found if '.' not in o)
+        listed.append(f'**[mini_llm.{name}]({name}.qmd)**: {said}\n{names}')
+    front = front_matter('Reference', 'index.html', 'Every module, and what it offers')
+    (folder/'index.qmd').write_text('\n\n'.join([front, *listed]) + '\n', 'utf-8')
+
+
+def front_matter(title, file, said):
+    return f'---\ntitle: {title}\noutput-file: {file}\ndescription: {json.dumps(said)}\n---'
+
+
+# --- cells that are added to notebooks
+
+def add_cells(path, adds, last=''):
+    "Add the Markdown that `adds` gives for a cell, if any, behind that cell, and some at the end"
+    nb, cells = json.loads(path.read_text('utf-8')), []
+    def add(text): cells.append(dict(cell_type='markdown', id=f'added{len(cells)}', metadata={}, source=text))
+    for cell in nb['cells']:
+        cells.append(cell)
+        if text := adds(cell['cell_type'], ''.join(cell['source'])): add(text)
+    if last: add(last)
+    path.write_text(json.dumps({**nb, 'cells': cells}), 'utf-8')
+
+
+def raw(text): return f'```{{=html}}\n{text}\n```'
+
+
+# --- the model of the book, on the home page
+
+PLAY = """## Let it write
+
+This is the model of the book, all of it: it writes on your machine, and asks nobody. Touch a word to see what else it might have been.
+[The same page by itself](quijote.html) is one file, for a friend or for a train.
+
+```{=html}
+<iframe src="quijote.html" title="The model of the book" style="width:100%;height:46rem;border:1px solid #8886"></iframe>
+```"""
+
+
+def play(folder):
+    "The page of the model of the book, and the home page with it"
+    from mini_llm.workshop.page import write_page
+    write_page(ROOT/'models'/'quijote', folder/'quijote.html', prompt='En un lugar de la Mancha', book='./')
+    add_cells(folder/'index.ipynb', lambda kind, src: PLAY if 'That is the whole game.' in src else '')
+
+
+# --- exercises that can be answered while reading: `judge` says beforehand what there is to say
+
+SHAPES = {    # exercise: how its answer is written, and one that is wrong in no way that has a name
+    '00.1': ('chunks', ['—', '¡', 'Señor!  —dijo en 1605.\n\nY']), '00.4': ('words', ['verb']),
+    '01.1': ('rows', [((97, 97), 7), ((0, 0), 0), ((0, 0), 0)]), '02.1': ('rows', [[9, 9]]*3),
+    '02.4': ('rows', [[4, 5, 6, 7], [0]]), '03.1': ('row', dict(embedding=1, attention=1, mlp=1, norms=1, total=1)),
+    '03.2': ('row', 99), '04.1': ('row', 99), '04.3': ('row', 99), '04.4': ('row', (9, 9)), '05.2': ('row', (9, 8)),
+    '05.3': ('row', 9)}
+HINTS = dict(chunks='chunks, with | between them and \\n for a line break', words='names, with commas',
+             rows='numbers, with a semicolon at the end of a row', row='numbers, in their order')
+PIECES = 'contraction', 'word', 'number', 'punctuation', 'line_break', 'spaces', 'space'
+
+
+def flat(answer):
+    "The numbers of an answer in a row"
+    if isinstance(answer, dict): answer = answer.values()
+    return [float(answer)] if not hasattr(answer, '__iter__') else [v for o in answer for v in flat(o)]
+
+
+def written(kind, answer):
+    "An answer as the page reads it: a list of texts, or of rows of numbers"
+    if kind == 'chunks': return answer
+    if kind == 'words': return sorted([answer] if isinstance(answer, str) else answer)
+    return [flat(o) for o in answer] if kind == 'rows' else [flat(answer)]
+
+
+@cache
+def tests(): return runpy.run_path(str(ROOT/'tests'/'test_exercises.py'))
+
+
+def known(number):
+    "What the page has to know of an exercise: answers that the tests give, each with what `judge` says to it"
+    from mini_llm.gallery.exercises import judge
+    tried = tests()
+    kind, odd = SHAPES[number]
+    answers = [tried['RIGHT'][number](), *(o for n, o, _ in tried['WRONG'] if n == number)]
+    if kind == 'words': answers = [o for n in range(1, 8) for o in combinations(PIECES, n)]
+    res = []
+    for o in answers:
+        try: res.append((written(kind, o), judge(number, o) or 'right'))
+        except (TypeError, ValueError): pass
+    return dict(kind=kind, known=res, otherwise=judge(number, odd))
+
+
+def form(number, said):
+    "A line to answer an exercise in; where the notebook says what an answer is, so does this"
+    kind = SHAPES[number][0]
+    label = said if said and kind == 'row' else HINTS[kind]
+    data = json.dumps(known(number), ensure_ascii=False).replace('<', '\\u003c')
+    return raw(f'''<form class="exercise">
+<label>{number}, here: <input autocomplete="off" placeholder="{html.escape(label)}"></label> <button>Check</button>
+<output aria-live="polite"></output><script type="application/json">{data}</script>
+</form>''')
+
+
+NUMBER = re.compile(r"^check\('(\d\d\.\d)', answer", re.MULTILINE)
+SAID = re.compile(r'^answer = .*# (.*)', re.MULTILINE)
+
+
+def exercises(folder):
+    "Lines to answer in, below the exercises of the chapters, or a word that this one needs Python"
+    script = raw(f"<script>{(ROOT/'tools'/'exercises.js').read_text('utf-8')}</script>")
+    def below(kind, src):
+        if kind != 'code' or not (number := NUMBER.search(src)): return
+        if number[1] not in SHAPES: return '*This one needs Python: open the notebook and fill in* `answer`.'
+        return form(number[1], (said := SAID.search(src)) and said[1])
+    for path in folder.glob('0*.ipynb'): add_cells(path, below, script)
+
+
+if __name__ == '__main__':
+    reference(Path('reference'))
+    if (PACKAGE/'workshop'/'page.py').exists(): play(Path())
+    exercises(Path())
