@@ -192,7 +192,8 @@ def _instruction(name, text, *flags):
     def f(typing, x):
         def build(context, b, sig, args):
             kind = ir.FunctionType(_I64, [_I64] + [_I1]*len(flags))
-            return b.call(get_or_insert_function(b.module, kind, name), [args[0], *(ir.Constant(_I1, o) for o in flags)])
+            known = get_or_insert_function(b.module, kind, name)
+            return b.call(known, [args[0], *(ir.Constant(_I1, o) for o in flags)])
         return types.uint64(types.uint64), build
     f.__doc__ = text
     return intrinsic(f)
