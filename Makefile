@@ -43,7 +43,7 @@ bench: $(READY) ## measure against other tools, into benchmarks/results
 	set -e; for name in tokenizer plain training generation; do $(BIN)/python benchmarks/$$name.py; done
 
 shelf: $(FINISHED) ## the model of the book, models/quijote, of the run that make run has made
-	$(BIN)/python tools/ship.py $(RUN) models/quijote
+	$(BIN)/python export.py $(RUN) --to huggingface --precision bfloat16 --out models/quijote --force
 
 export: $(READY) ## notebooks to package
 	$(BIN)/nbdev_export

@@ -14,8 +14,9 @@ setup(
     long_description=Path('README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Education',
                  'Programming Language :: Python :: 3'],
-    packages=find_packages(include=[s['lib_name'], f"{s['lib_name']}.*"]), package_data={s['lib_name']: ['*.txt']},
+    packages=find_packages(include=[s['lib_name'], f"{s['lib_name']}.*"]),
+    package_data={s['lib_name']: ['*.txt', 'browser/*']},
     python_requires=f">={s['min_python']}",
     entry_points=dict(console_scripts=s['console_scripts'].split()),
     install_requires=s['requirements'].split('\n')[1:],
-    extras_require=dict(dev=s['dev_requirements'].split('\n')[1:]))
+    extras_require={o: s[f'{o}_requirements'].split('\n')[1:] for o in ('dev', 'export')})

@@ -83,8 +83,8 @@ def test_imports_are_required(module):
     tree = list(ast.walk(ast.parse(source(module))))
     names = {o.name for n in tree if isinstance(n, ast.Import) for o in n.names}
     names |= {n.module for n in tree if isinstance(n, ast.ImportFrom) and not n.level}
-    optional = {'tiktoken'} if module == 'workshop.formats' else set() # to_tiktoken makes one
-    allowed = sys.stdlib_module_names | set(requirements('requirements')) | {'mini_llm'} | optional
+    optional = {'workshop.formats': {'tiktoken'}, 'workshop.export': {'tiktoken', 'transformers', 'gguf', 'llama_cpp'}}
+    allowed = sys.stdlib_module_names | set(requirements('requirements')) | {'mini_llm'} | optional.get(module, set())
     assert {o.split('.')[0] for o in names} <= allowed
 
 

@@ -93,17 +93,21 @@ def raw(text): return f'```{{=html}}\n{text}\n```'
 
 # --- the model of the book, on the home page
 
-FRAME = """<iframe src="quijote.html" title="The model of the book" loading="lazy"
-style="width:100%;height:44rem;border:1px solid #8886;border-radius:6px"></iframe>"""
+PLAY = """## Let it write
+
+This is the model of the book, all of it: it writes on your machine, and asks nobody. Touch a word to see what else it might have been.
+[The same page by itself](quijote.html) is one file, for a friend or for a train.
+
+```{=html}
+<iframe src="quijote.html" title="The model of the book" style="width:100%;height:46rem;border:1px solid #8886"></iframe>
+```"""
 
 
 def play(folder):
     "The page of the model of the book, and the home page with it"
     from mini_llm.workshop.page import write_page
-    write_page(ROOT/'models'/'quijote', folder/'quijote.html', book='.')
-    text = f'## Let it write\n\nThe model of the book is in this page, and writes where you are. ' \
-           f'[The page by itself](quijote.html) is one file, which also works offline.\n\n{raw(FRAME)}'
-    add_cells(folder/'index.ipynb', lambda kind, src: text if src.startswith('You need Python (') else None)
+    write_page(ROOT/'models'/'quijote', folder/'quijote.html', prompt='En un lugar de la Mancha', book='./')
+    add_cells(folder/'index.ipynb', lambda kind, src: PLAY if 'That is the whole game.' in src else '')
 
 
 # --- exercises that can be answered while reading: `judge` says beforehand what there is to say

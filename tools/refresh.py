@@ -34,7 +34,9 @@ def refresh(path, out):
     clean_nb(nb)
     fold(nb)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_nb(nb, out)
+    half = out.with_name(f'.{out.name}.tmp')      # the home page reads the others while they are written
+    write_nb(nb, half)
+    half.replace(out)
 
 
 def main():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['complete', 'Unsupported', 'to_qwen', 'from_qwen', 'tensor_shapes', 'weight_files', 'save_model', 'read_shape',
-           'load_model']
+           'load_model', 'int8_file', 'save_int8']
 
 # %% ../../nbs/engine/layout.ipynb #9c944f68
 import json
@@ -16,6 +16,7 @@ from safetensors import SafetensorError,deserialize
 from safetensors.numpy import save as save_arrays
 
 from .checks import Derived,number
+from .eightbits import from_int8,to_int8
 from .files import write_atomic
 
 # %% ../../nbs/engine/layout.ipynb #2f61212c
@@ -52,14 +53,14 @@ _FIXED = dict(model_type='qwen3', tie_word_embeddings=True, hidden_act='silu', a
     use_sliding_window=False)
 _ABSENT = dict(mlp_bias=False, partial_rotary_factor=1, quantization_config=None, auto_map=None,     # not written, and
     num_experts=None, num_local_experts=None, n_routed_experts=None, moe_intermediate_size=None)     # if there, then so
-_DTYPES = None,'float32','float16','bfloat16'    # of the weights; they are read as float32
+_DTYPES = None,'float32','float16','bfloat16','int8'    # of the weights; they are read as float32
 
 # %% ../../nbs/engine/layout.ipynb #7dcb51d3
 class Unsupported(ValueError): "A sound model of a kind that is not computed here"
 
 def to_qwen(
     fields:dict, # A complete shape
-    dtype:str='float32', # Format of the weights: 'float32' or 'bfloat16'
+    dtype:str='float32', # Format of the weights: 'float32', 'bfloat16' or 'int8'
 )->dict: # What goes into config.json
     "A shape in the words of `Qwen3Config`"
     theta = fields['rope_theta']
@@ -132,13 +133,16 @@ def tensor_shapes(
     return {f'{k}.weight':v for k,v in ({'embed_tokens':(fields['vocab_size'],d)} | layers | {'norm':(d,)}).items()}
 
 # %% ../../nbs/engine/layout.ipynb #9bb7181a
-def _float32(name, tensor):
-    "The numbers of one tensor in the file"
-    kinds = dict(F32='<f4', F16='<f2', BF16='<u2')
+def _float32(name, tensor, scales=None):
+    "The numbers of one tensor in the file; if they are in 8 bits, with the tensor of their scales"
+    kinds = dict(F32='<f4', F16='<f2', BF16='<u2', I8='i1')
     if tensor['dtype'] not in kinds: raise ValueError(f"{name} is {tensor['dtype']}, not one of {', '.join(kinds)}")
     x = np.frombuffer(tensor['data'], kinds[tensor['dtype']]).reshape(tensor['shape'])
     if tensor['dtype'] == 'BF16': return (x.astype(np.uint32) << 16).view(np.float32)
-    return x.astype(np.float32, copy=False)
+    if tensor['dtype'] != 'I8': return x.astype(np.float32, copy=False)
+    if scales is None or tuple(scales['shape']) != (*x.shape[:-1], -(-x.shape[-1]//32)): raise ValueError(
+        f"{name} is in 8 bits and needs {name}_scale, one for every 32 of a row")
+    return from_int8(x, _float32(f'{name}_scale', scales))
 
 def _some(names):
     "A few names, and how many more there are"
@@ -173,17 +177,18 @@ def _tensors_in(files):
 
 # %% ../../nbs/engine/layout.ipynb #ef44468b
 def read_tensors(
-    files:list[Path], # .safetensors files of float32, float16 or bfloat16
+    files:list[Path], # .safetensors files of float32, float16, bfloat16, or int8 with scales
     fields:dict, # A complete shape
 )->dict[str,np.ndarray]: # Name, as in `GPT.state_dict()` -> float32
     "Read the weights of a model of this shape"
     found,want = _tensors_in(files),tensor_shapes(fields)
     head = found.pop('lm_head.weight', None)
+    scales = {k.removesuffix('_scale'):found.pop(k) for k in list(found) if k.endswith('.weight_scale')}
     if lacks := want.keys() - found.keys(): raise ValueError(f"it lacks {_some(lacks)}")
-    if more := found.keys() - want.keys(): raise ValueError(f"it has {_some(more)}, which this model has not")
+    if more := (found | scales).keys() - want.keys(): raise ValueError(f"it has {_some(more)}, which this model has not")
     for k,shape in want.items():
         if (has := tuple(found[k]['shape'])) != shape: raise ValueError(f"{k} has the shape {has}, not {shape}")
-    res = {k:_float32(k, found[k]) for k in want}
+    res = {k:_float32(k, found[k], scales.get(k)) for k in want}
     bad = [k for k,x in res.items() if not np.isfinite(x).all()]
     if bad: raise ValueError(f"{_some(bad)} holds nan or infinity")
     if head and not np.array_equal(_float32('lm_head.weight', head), res['embed_tokens.weight']): raise ValueError(
@@ -226,3 +231,24 @@ def load_model(
         raise ValueError(f"{folder} has no model.safetensors{pickled}")
     try: return fields,read_tensors(files, fields)
     except ValueError as e: raise ValueError(f"{Path(folder)/'model.safetensors'} does not fit config.json: {e}") from e
+
+# %% ../../nbs/engine/layout.ipynb #e8100002
+def int8_file(
+    tensors:dict[str,np.ndarray], # Name, as in `GPT.state_dict()` -> float32
+)->bytes: # A .safetensors file
+    "Weights with every matrix in 8 bits"
+    import safetensors.torch, torch
+    res = {f'model.{k}':torch.tensor(v) for k,v in tensors.items()}
+    for k,v in [(k,v) for k,v in tensors.items() if v.ndim == 2]:
+        steps,scales = map(torch.tensor, to_int8(v))
+        res |= {f'model.{k}':steps, f'model.{k}_scale':scales.bfloat16()}
+    return safetensors.torch.save(res, metadata={'format':'pt'})
+
+def save_int8(
+    folder:str|Path, # Made if missing; a model that is in it is replaced
+    fields:dict, # A complete shape
+    tensors:dict[str,np.ndarray], # Name, as in `GPT.state_dict()` -> float32
+):
+    "Write model.safetensors and config.json with matrices in 8 bits, which `load_model` reads"
+    write_atomic(Path(folder)/'model.safetensors', int8_file(tensors))
+    write_atomic(Path(folder)/'config.json', json.dumps(to_qwen(fields, 'int8'), indent=2) + '\n')

@@ -40,13 +40,14 @@ def check(
     print(f'{number}: right' if wrong is None else f'{number}: {wrong}')
 
 # %% ../../nbs/gallery/exercises.ipynb #80eaacc7
-def _book():
-    "The shipped text, which some answers are tried on"
+def _shipped(name):
+    "A file of the project, which some answers are tried on"
     import mini_llm
-    file = Path(mini_llm.__file__).parents[1]/'datasets'/'cervantes.txt'
-    if not file.exists():
-        raise ValueError(f"{file} is missing: exercises need the project's folder, not only the package")
-    return file.read_text(encoding='utf-8')
+    file = Path(mini_llm.__file__).parents[1]/name
+    if file.exists(): return file
+    raise ValueError(f"{file} is missing: exercises need the project's folder, not only the package")
+
+def _book(): return _shipped('datasets/cervantes.txt').read_text(encoding='utf-8')
 
 def _close(a, b, by=.01):
     "Whether numbers, or lists of them, have the same shape and nearly the same values"
@@ -65,7 +66,9 @@ def _(chunks):
     if ''.join(chunks) != text:
         return f'joined, your chunks are {"".join(chunks)!r}, and not the text; nothing may be lost'
     if '—¡Señor' in chunks:
-        return 'only *one* sign may stand before the letters of a word; here there are two, so both are punctuation'
+        return 'only *one* mark may come before the letters of a word; here there are two, so both are punctuation'
+    if ' —dijo' in chunks:
+        return 'at the space no word can begin, for a dash follows and not a letter; so punctuation takes both'
     if any(o[0] == ' ' and o[1:2].isdigit() for o in chunks):
         return 'a number does not take the space before it, in contrast to a word'
     if '1605' in chunks: return 'a number has three digits at most'
@@ -80,13 +83,14 @@ def _(pattern):
     from mini_llm.regex_split import split_regex
     n = len(split_regex(_book(), pattern))        # a ValueError if it loses something
     if split_regex('¿Quién', pattern) != ['¿', 'Quién']:
-        return '`¿Quién` is still one chunk: the sign before a word may be neither `¿` nor `¡`'
+        return '`¿Quién` is still one chunk: the mark before a word may be neither `¿` nor `¡`'
     if split_regex(' de', pattern) != [' de']:
-        return f'the book is {n:,} chunks now: with no sign before a word, every space is a chunk of its own'
-    if split_regex('—dijo', pattern) != ['—dijo']:
-        return '`—dijo` has come apart: any one sign may stand before a word, except `¿` and `¡`'
-    if split_regex("pa'delante", pattern) != ['pa', "'delante"]:
+        return f'the book is {n:,} chunks now: with no mark before a word, every space is a chunk of its own'
+    if "'d" in split_regex("pa'delante", pattern):
         return "`pa'delante` shows that the English contractions are still there"
+    for word in '—dijo', "'delante", '(dijo':
+        if split_regex(word, pattern) != [word]:
+            return f'`{word}` has come apart: any one mark must stay with its word, except `¿` and `¡`'
 
 # %% ../../nbs/gallery/exercises.ipynb #2189353f
 @_exercise('00.3')
@@ -95,11 +99,14 @@ def _(place):
     from mini_llm.regex_split import GPT4_PATTERN, split_regex
     swapped = GPT4_PATTERN.replace(r'|\s+(?!\S)|\s+', r'|\s+|\s+(?!\S)')
     before,after = split_regex(_book()),split_regex(_book(), swapped)
-    first = next(i for i,(a,b) in enumerate(zip(before, after)) if a != b)
-    if place == first: return
+    differ = [i for i,(a,b) in enumerate(zip(before, after)) if a != b]
     if place in (-1, 'nothing'):
         return (f'there are as many chunks as before, {len(after):,}, but their borders moved: who takes the '
                 'last space of a gap?')
+    if not isinstance(place, (int, np.integer)): return 'a whole number is asked for: the place in the list of chunks'
+    if place == differ[0]: return
+    if place in differ: return f'chunk {place} differs, too, but it is not the first'
+    if place == differ[0] + 1: return 'chunks are counted from 0'
     return (f'chunk {place} is the same as before; look for two spaces in a row. `\\s+` now comes first, and '
             'takes both')
 
@@ -123,6 +130,8 @@ def _(names):
 @_exercise('01.1')
 def _(merges):
     "Three merges of {'aaab': 2, 'aab': 3, 'ab': 1}, each as (pair, count)"
+    if len(merges) != 3 or any(np.shape(o[0]) != (2,) for o in merges):
+        return 'give three merges, each with its count, such as [((97,98), 1), ((98,99), 1), ((256,99), 1)]'
     merges = [(tuple(p), n) for p,n in merges]
     if merges == [((97,97), 7), ((97,98), 3), ((256,98), 3)]: return
     if merges[0][0] == (97,98):
@@ -152,79 +161,105 @@ def _(encode):
 # %% ../../nbs/gallery/exercises.ipynb #244dba7a
 @_exercise('01.3')
 def _(ids):
-    "Ids of the shipped tokenizer of 1,024 tokens with encode(decode(ids)) != ids, and the same text"
-    from mini_llm.bpe import Tokenizer
-    tok = Tokenizer.train(_book(), 1024)
+    "Three or more ids of the chapter's tokenizer that are a chunk of the book, with encode(decode(ids)) != ids"
+    from mini_llm.bpe import END_OF_TEXT, Tokenizer
+    from mini_llm.regex_split import split
+    tok = Tokenizer.train(_book(), 1024, special_tokens=[END_OF_TEXT])
     text = tok.decode(ids)
     again = tok.encode(text).tolist()
+    if max(ids, default=0) >= 1024:
+        return 'a special token comes back as ordinary text, true enough; now do it with ordinary tokens'
     if '\ufffd' in text: return 'these bytes are no text, so they cannot come back; find ids that are'
     if again == list(ids):
         return f'these come back as they were: {again}. Take a token, and write it with the ids it was made of'
+    if len(ids) < 3: return f'these do come back as {again}, but there should be three at least'
+    if text not in set(split(_book())): return f'{text!r} comes back as {again}, but is no chunk of the book'
 
 # %% ../../nbs/gallery/exercises.ipynb #fd334108
 @_exercise('01.4')
 def _(pieces):
     "A function of a tokenizer and ids that returns the text in pieces, without broken letters"
     from mini_llm.bpe import Tokenizer
-    tok,text = Tokenizer([bytes([i]) for i in range(256)]),'—¡Añora a Dulcinea!'
+    helped = []
+    class Alone(Tokenizer):
+        def decode_stream(self, ids): helped.append(ids); return super().decode_stream(ids)
+    tok,text = Alone([bytes([i]) for i in range(256)]),'—¡Añora a Dulcinea!'
     res = list(pieces(tok, tok.encode(text).tolist()))
+    joined = ''.join(res)
+    if helped: return "that is the chapter's own function; hold the bytes back yourself, from `token_bytes`"
+    if '\ufffd' in joined: return 'a letter of two bytes came as two tokens, and each was decoded by itself'
+    if joined == text.encode('ascii', 'ignore').decode():
+        return f'letters are lost in silence: {joined!r}. Is that `errors="ignore"`?'
+    if joined != text: return f'joined, the pieces are {joined!r} and not {text!r}'
     if len(res) < 2: return 'that is the text in one piece; a reader would wait for its end'
-    if '\ufffd' in ''.join(res): return 'a letter of two bytes came as two tokens, and each was decoded by itself'
-    if len(''.join(res)) < len(text):
-        return f'letters are lost in silence: {"".join(res)!r}. Is that `errors="ignore"`?'
-    if ''.join(res) != text: return f'joined, the pieces are {"".join(res)!r}'
 
 # %% ../../nbs/gallery/exercises.ipynb #e121465b
 @_exercise('02.1')
 def _(out):
-    "Masked attention of three tokens by hand, to two or three digits"
-    out = np.round(np.asarray(out, float), 3)
-    if _close(out, [[1, 0], [.330, .670], [1, 1.203]], .006): return
+    "Masked attention of three tokens by hand, to two digits"
+    out = np.asarray(out, float)
     if out.shape != (3,2): return f'the answer has three rows of two numbers; yours has the shape {out.shape}'
-    if _close(out[1], [.269, .731], .006):
+    right = np.array([[1, 0], [.330, .670], [1, 1.203]])
+    wrong = [i for i in range(3) if not _close(out[i], right[i], .006)]
+    if not wrong: return
+    if _close(out, right, .06): return 'that is near; give two digits'
+    if _close(out[1], [.269, .731], .006) or _close(out[2], [1, 1.267], .006):
         return 'the scores were not divided by the root of the head size, which is 2'
     if _close(out[0], [.797, .797], .006): return 'the first token looks ahead: where is the mask?'
     if _close(out[0], [.401, 0], .006): return 'the softmax runs over the columns; each *row* has to sum to 1'
-    return 'do the second row again: two scores, divided by √2, through the softmax, then the mean of two values'
+    return ('the first row is the first value: nobody else is there to be looked at',
+            'do the second row again: two scores, divided by √2, through the softmax, then the mean of two values',
+            'do the third row again: three scores, divided by √2, through the softmax, then the mean of three values')[wrong[0]]
 
 # %% ../../nbs/gallery/exercises.ipynb #f051cd29
-@_exercise('02.2')
-def _(leaks):
-    "A function that says whether an attention f(q, k, v) lets a token see the future"
+def _detectors_traps():
+    "Attentions, whether they leak, and what to say to a detector that is wrong about one"
     import torch
     from mini_llm.attention import causal_mask
     def masked(mask):
         return lambda q,k,v: (q @ k.mT / q.shape[-1]**.5).masked_fill(~mask(len(q)), -math.inf).softmax(-1) @ v
     honest = masked(causal_mask)
-    if leaks(honest):
-        return ('it accuses attention with the right mask; compare only the outputs *before* the place you '
-                'changed, and allow for rounding')
-    if not leaks(masked(lambda t: torch.ones(t, t, dtype=torch.bool).tril(1))):
-        return ('it misses a mask that is one too wide, where each token sees its successor; change every '
-                'place, not just the last')
-    if not leaks(masked(lambda t: causal_mask(t).mT)): return 'it misses a triangle that is the wrong way round'
-    if not leaks(lambda q,k,v: honest(q, k, v) + .01*v.mean(0)):
-        return 'it misses a leak through the mean of all tokens, which is small'
+    def hole(t): return causal_mask(t) | (torch.arange(t)[:,None] == 1) & (torch.arange(t) == 2)
+    return [(honest, False, 'it accuses attention with the right mask; compare only the outputs *before* the place you '
+                            'changed, and allow for rounding'),
+            (lambda q,k,v: v.cumsum(0), False, 'it accuses a running sum, which sees the past alone; ask what changes, '
+                                               'not whether it equals attention'),
+            (masked(lambda t: torch.ones(t, t, dtype=torch.bool).tril(1)), True,
+             'it misses a mask that is one too wide, where each token sees its successor; change the places after it'),
+            (masked(lambda t: causal_mask(t).mT), True, 'it misses a triangle that is the wrong way round'),
+            (lambda q,k,v: honest(q, k, v) + .01*v.mean(0), True, 'it misses a leak through the mean of all tokens, '
+                                                                  'which is small'),
+            (masked(hole), True, 'it misses a mask with one hole, token 1 sees token 2; change every place, not just one')]
+
+# %% ../../nbs/gallery/exercises.ipynb #f051cd30
+@_exercise('02.2')
+def _(leaks):
+    "A function that says whether an attention f(q, k, v) lets a token see the future"
+    return next((said for f,leaky,said in _detectors_traps() if bool(leaks(f)) != leaky), None)
 
 # %% ../../nbs/gallery/exercises.ipynb #641c7b8e
 @_exercise('02.3')
 def _(error):
-    "Only queries are rotated: how much does a score of two equal vectors of length 1 change at most when both move?"
-    if 1.5 <= error <= 2.2: return
+    "Only queries are rotated: how much does a score of two equal vectors of 2 numbers and length 1 change when both move?"
+    if abs(error - 2) <= .02: return
     if abs(error) < 1e-3:
-        return ('one rotation is not enough: the score of a turned query with a key that stands still depends '
+        return ('one rotation is not enough: the score of a turned query with a key that is not turned depends '
                 'on where the query is')
-    return 'measure it: the same query and key at all positions, only the query rotated; the scores run from -1 to 1'
+    mistakes = [(-2, 'a change has no sign here: take the largest score minus the smallest'),
+                (1, 'the scores do not end at 0: go on until the query points the other way')]
+    return (_known(error, mistakes, .02) or
+            'measure it, with heads of 2 numbers and 64 positions: only the query rotated, the largest score minus the smallest')
 
 # %% ../../nbs/gallery/exercises.ipynb #231add73
 @_exercise('02.4')
 def _(rows):
     "Eight tokens in pieces of four: the rows that go wrong with start=0, and those that do without the mask"
-    start,mask = (sorted(o) for o in rows)
-    if (start, mask) == ([4,5,6,7], [4,5,6]): return
-    if start != [4,5,6,7]:
-        return ('with start=0 the second piece is turned as if it were the first, so all of its rows see the '
-                'first piece at wrong distances')
+    turned,mask = (sorted(o) for o in rows)
+    if (turned, mask) == ([4,5,6,7], [4,5,6]): return
+    if turned == [5,6,7,8]: return 'rows are counted from 0'
+    if turned != [4,5,6,7]:
+        return ('the second piece is turned as if it were the first, so all of its rows see the '
+                'first piece at wrong distances, and the first piece is done by then')
     if mask == [4,5,6,7]: return 'the last row may see everything anyway; without a mask nothing changes for it'
     return 'without a mask the rows of the second piece see those after them; the first piece was done by then'
 
@@ -233,11 +268,17 @@ def _(rows):
 def _(counts):
     "Parameters of 4 layers of 128, 2 heads, 1,025 ids: embedding, attention, mlp, norms, total"
     right = dict(embedding=131_200, attention=262_144, mlp=589_824, norms=1_664, total=984_832)
+    if not isinstance(counts, dict): counts = dict(zip(right, counts, strict=True))
     if counts == right: return
-    if counts.get('total') == right['total'] + right['embedding']:
-        return 'the head is not counted again: it is the table of embeddings, used a second time'
-    if counts.get('mlp') == 393_216: return 'an MLP with a gate has three matrices, not two'
-    if counts.get('norms') == 1_152: return 'queries and keys have norms, too, each as long as a head'
+    mistakes = [
+        ('total', 1_116_032, 'the head is not counted again: it is the table of embeddings, used a second time'),
+        ('mlp', 393_216, 'an MLP with a gate has three matrices, not two'),
+        ('mlp', 523_776, 'n_ff is 8/3 of 128, rounded up to a multiple of 64: 384 and not 341'),
+        ('norms', 1_152, 'queries and keys have norms, too, each as long as a head'),
+        ('norms', 2_176, 'all heads share one norm for queries and one for keys, each as long as a head'),
+        ('norms', 1_536, 'after the last block there is one more norm'),
+        ('attention', 196_608, 'a fourth matrix brings what the heads found back to the stream')]
+    if said := next((said for part,n,said in mistakes if counts.get(part) == n), None): return said
     wrong = [k for k in right if counts.get(k) != right[k]]
     return f"{', '.join(wrong)}: count once more; n_ff is 8/3 of 128, rounded up to a multiple of 64"
 
@@ -249,7 +290,8 @@ def _(loss):
     mistakes = [(10.82, 'that is ln(50257), of a model that knows nothing. This one expects each token again'),
                 (22.17, 'that is in bits; the loss is in nats'),
                 (6.67, 'that is a logarithm to the base 10; the loss is in nats')]
-    return _known(loss, mistakes, .05) or 'the formula is ln(V - 1 + exp(s·d))'
+    return _known(loss, mistakes, .05) or ('one token has the logit s·d, all others have about 0; what is minus the '
+                                           'logarithm of the chance of one of those?')
 
 # %% ../../nbs/gallery/exercises.ipynb #b9a8f00e
 @_exercise('03.3')
@@ -266,13 +308,22 @@ def _(growth):
 
 # %% ../../nbs/gallery/exercises.ipynb #aec4678a
 @_exercise('03.4')
-def _(ratio):
-    "Norms on the stream, 24 layers, untrained: by which factor is the first block's gradient smaller?"
-    if 40 <= ratio <= 120: return
-    if .5 < ratio < 2:
+def _(factors):
+    "Norms on the stream: how much smaller is the first gradient, with embeddings of 1/64, and of 1?"
+    small,large = (float(o) for o in factors)
+    if 40 <= small <= 120 and .9 <= large <= 1.2: return
+    within = [(14.5, 1), (6.1, 1), (2.4, .1), (1.23, .05), (.42, .02)]
+    if any(abs(small - o) < by for o,by in within):
+        return ('that is the first block against the last; the question is the first block, norms before against '
+                'norms after')
+    if .008 < small < .025: return 'the other way up: the gradient before, divided by the gradient after'
+    if 40 <= small <= 120 and 40 <= large <= 120:
+        return 'with norms before, the embeddings are to enter the stream 64 times as large, too'
+    if .5 < small < 2:
         return ('it is not the same function in another order: with norms before the branches the stream is '
                 'small, and the last norm, which divides by its size, makes gradients large')
     return 'compare the norm of the gradient of `layers[0].mlp.down_proj.weight` in both'
+
 
 # %% ../../nbs/gallery/exercises.ipynb #3aec8b84
 @_exercise('04.1')
@@ -286,14 +337,18 @@ def _(nats):
 
 # %% ../../nbs/gallery/exercises.ipynb #e127aa1b
 @_exercise('04.2')
-def _(sizes):
-    "What becomes of the singular values 5, 1, 0.1 and 0.01 when Muon makes its step of them?"
-    if len(sizes) == 4 and all(.6 <= o <= 1.25 for o in sizes): return
-    if _close(sorted(sizes, reverse=True), [5, 1, .1, .01]):
-        return 'they do not stay: the iteration moves all of them towards 1'
-    if _close(sorted(sizes, reverse=True), [1, .2, .02, .002]):
-        return 'dividing by the largest is only the beginning; then the iteration lifts the small ones'
-    return 'each comes out near 1, between 0.6 and 1.25. It is Adam that makes each *entry* about one'
+def _(answers):
+    "What Muon's iteration makes of the singular values 5, 1, 0.1 and 0.01, and of a thousand times as much"
+    plain,scaled = (sorted((float(o) for o in a), reverse=True) for a in answers)
+    right = [.847, .797, .723, .684]
+    if _close(plain, right) and _close(scaled, right): return
+    if _close(plain, [5, 1, .1, .01]): return 'they do not stay: the iteration moves all of them towards 1'
+    if _close(plain, [1, .2, .02, .002]) or _close(plain, [.98, .196, .02, .002]):
+        return 'dividing by the size is only the beginning; then the iteration lifts the small ones'
+    if _close(plain, [1]*4): return 'near 1, but not at 1, which Jordan gave up for speed: which four numbers exactly?'
+    if _close(plain, right):
+        return 'the first line of `newton_schulz` divides by the size of the matrix; what is left of the factor?'
+    return 'each comes out between 0.68 and 0.85; look at `torch.linalg.svdvals(newton_schulz(G))`'
 
 # %% ../../nbs/gallery/exercises.ipynb #81292a02
 @_exercise('04.3')
@@ -313,7 +368,7 @@ def _(weights):
                 ((5/8, 3/8), 'the other way round: the larger part counts more'),
                 ((1, 1), 'then the gradient is twice as large'),
                 ((3, 5), 'these are sums; the loss is a mean over all eight')]
-    return _known(weights, mistakes) or 'every window has the same say, 1/8'
+    return _known(weights, mistakes) or 'each of the eight windows counts for 1/8; how many does each part have?'
 
 # %% ../../nbs/gallery/exercises.ipynb #cdba6daf
 @_exercise('05.1')
@@ -323,11 +378,14 @@ def _(left):
     if left == [(5,5), (46,94), (1,100)]: return
     if left[0] != (5,5): return 'top-k counts: it keeps five whatever the model thinks'
     if left[1] == left[2]:
-        return ('top-p and min-p differ most where the model is sure: 95 % needs 46 tokens of the tail, while '
-                'none of them has a tenth of 0.9')
+        return ('top-p and min-p differ most where the model is sure: 95 % needs 45 tokens of the tail besides the '
+                'favourite, while none of them has a tenth of 0.9')
+    if left[1] == (45,94): return 'the 45 tokens of the tail, and the favourite'
+    if left[1] in [(47,95), (46,95), (47,94)]:
+        return 'one too many: top-p stops with the token by which 0.95 is reached'
     if left[2] != (1,100):
         return 'min-p compares each with the likeliest: a tenth of 0.9 is more than any of the tail has'
-    return 'count the scores above -inf that `top_p_only(np.log(sure), .95)` leaves, and the others likewise'
+    return 'count the scores above -inf that `top_p_only(sure_of_it, .95)` leaves, and the others likewise'
 
 # %% ../../nbs/gallery/exercises.ipynb #10fe7dca
 @_exercise('05.2')
@@ -349,16 +407,21 @@ def _(tokens):
     if tokens == 1906: return
     if tokens > 40_000: return 'with a cache a token passes once, or again when the window is full'
     mistakes = [(1007, 'each time the window is full, half of it is read again'),
-                (1008, 'the last token is never read'),
-                (1000, 'the prompt is read, too, and half a window each time the window is full')]
+                (1008, 'each time the window is full, half of it is read again; and the last token is never read'),
+                (1000, 'the prompt is read, too, and half a window each time the window is full'),
+                (1907, 'the last token is written and not read: nothing is asked after it'),
+                (1935, 'the newest token is one of the 32 that are read when the window overflows'),
+                (1937, 'the window overflows once less often: only 999 of the new tokens are read at all'),
+                (1898, 'the prompt of 8 is read, too')]
     return _known(tokens, mistakes, .5) or 'count the tokens that `window` yields'
+
 
 # %% ../../nbs/gallery/exercises.ipynb #19a14e6f
 @_exercise('05.4')
 def _(ids):
     "Ids of a text with *Mancha* in which a search for the ids of 'Mancha' finds nothing"
     from mini_llm.bpe import Tokenizer
-    tok,ids = Tokenizer.train(_book(), 1024),[int(i) for i in ids]
+    tok,ids = Tokenizer.load(_shipped('tokenizer_models/cervantes1024.model')),[int(i) for i in ids]
     if 'Mancha' not in tok.decode(ids): return f'these ids are the text {tok.decode(ids)!r}'
     for word in 'Mancha', ' Mancha':
         sought = tok.encode(word).tolist()

@@ -181,10 +181,10 @@ _STYLE = """<style>
 .road { display: grid; grid-template-columns: repeat(6, minmax(0, 1fr)); gap: 0 16px; font: 12px/1.35 sans-serif; }
 .road section { position: relative; }
 .road section + section::before { content: "›"; position: absolute; left: -11px; top: 4.5em; font-size: 18px; }
-.road a { color: inherit; text-decoration: none; }
-.road a:hover, .road a:focus-visible { text-decoration: underline; }
+.road section a { color: inherit; text-decoration: none; }
+.road section a:hover, .road section a:focus-visible { text-decoration: underline; }
 .road svg { display: block; width: 100%; }
-.road ul { list-style: none; margin: 0 0 0 13px; padding: 14px 0 0; border-left: 1px solid #8886; }
+.road section ul { list-style: none; margin: 0 0 0 13px; padding: 14px 0 0; border-left: 1px solid #8886; }
 .road ul li { margin: 0 0 6px -5px; padding-left: 17px; position: relative; font: inherit; }
 .road li::before { content: ""; position: absolute; left: 0; top: 4px; width: 9px; height: 9px; border-radius: 5px; }
 .road p { grid-column: 1/-1; margin: 10px 0; font: inherit; }

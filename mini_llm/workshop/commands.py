@@ -21,7 +21,7 @@ from ..regex_split import GPT4_PATTERN
 from .corpus import gutenberg, read_text, text_of, without_licence
 from .dataset import (corpus_digest, corpus_name, encode_corpus, find_tokenizer, load_tokens,
                                        newest_tokens, split_texts)
-from .run import all_runs, newest_run, shipped_run
+from .run import Run, all_runs, newest_run, shipped_run
 from .start import model_folder, tokenizer_of
 from .terminal import (command, flags_of, option, parse, parser, put, run_command, say, shown,
                                         with_defaults)
@@ -508,7 +508,7 @@ def _export(argv):
     flags = _export_flags()
     args = ExportOptions(**parse(parser('export', flags, ExportOptions.__doc__, _EXPORT_EXAMPLES), flags, argv))
     if not args.to: raise ValueError(f"--to is missing; there are {', '.join(FORMATS)}")
-    run = _run_to_speak(args)
+    run = Run(_run_to_speak(args))
     out = export(run, args.to, args.precision, args.out, args.force, tell=say)
     say(f'{run.path} is now {out.as_posix()}: {", ".join(sorted(o.name for o in out.iterdir()))}')
 

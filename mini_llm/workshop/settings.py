@@ -24,8 +24,8 @@ from ..engine.files import sha256, write_atomic
 from ..engine.gradients import memory_needed
 from ..engine.team import Team
 from ..gpt import GPT, GPTConfig
+from .card import write_companions
 from .dataset import TokenFiles, load_tokens
-from .formats import write_huggingface
 from .run import Run, new_folder
 from .start import start_digest
 from .terminal import command
@@ -151,7 +151,7 @@ def record(
     path = new_folder(cfg.runs, data.path.name)
     write_atomic(path/'tokenizer.bpe', (data.path/'tokenizer.model').read_bytes())
     with suppress(ValueError):      # not every pattern can be told to others
-        write_huggingface(Tokenizer.load(path/'tokenizer.bpe'), path/'tokenizer.json')
+        write_companions(Tokenizer.load(path/'tokenizer.bpe'), path, shape.context_length)
     write_atomic(path/'config.json', json.dumps(shape.to_qwen3(), indent=1))
     settings = dict(started=datetime.now(timezone.utc).isoformat(), recipe=RECIPE, processes=processes,
                     train=asdict(cfg), machine=asdict(device), data=data.meta, data_from_run=_way(data.path, path),

@@ -16,13 +16,13 @@ def pattern():
     return found
 
 
-def test_signs_that_open_stand_alone():
+def test_marks_that_open_stand_alone():
     assert split('¿Quién? ¡Oh!', pattern()) == ['¿', 'Quién', '?', ' ¡', 'Oh', '!'], \
-        'the sign before a word may be neither ¿ nor ¡'
+        'the mark before a word may be neither ¿ nor ¡'
 
 
-def test_other_signs_stay_with_their_word():
-    assert split('—dijo Sancho', pattern()) == ['—dijo', ' Sancho'], 'any other sign may stand before a word'
+def test_other_marks_stay_with_their_word():
+    assert split('—dijo Sancho', pattern()) == ['—dijo', ' Sancho'], 'any other mark must stay with its word'
 
 
 def test_no_english_endings():
