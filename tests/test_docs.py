@@ -182,7 +182,6 @@ def test_exercises_answer_on_the_page(address, page, name):
         assert said in form.locator('output').inner_text(), (number, answer)
 
 
-@pytest.mark.skipif(not (ROOT/'mini_llm'/'workshop'/'page.py').exists(), reason='there is no page yet')
 def test_the_model_writes_on_the_home_page(address, page):
     page.goto(address)
     home = page.frame_locator('iframe')

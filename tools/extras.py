@@ -185,5 +185,5 @@ def exercises(folder):
 
 if __name__ == '__main__':
     reference(Path('reference'))
-    if (PACKAGE/'workshop'/'page.py').exists(): play(Path())
+    play(Path())
     exercises(Path())
