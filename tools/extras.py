@@ -19,6 +19,23 @@ PACKAGE = ROOT/'mini_llm'
 sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
 
 
+# --- cells that are added to notebooks
+
+def add_cells(path, adds=lambda kind, src: '', last=''):
+    "Add the Markdown that `adds` gives for a cell, if any, behind that cell, and some at the end"
+    nb, cells = json.loads(path.read_text('utf-8')), []
+    def add(text): cells.append(dict(cell_type='markdown', id=f'added{len(cells)}', metadata={}, source=text))
+    for cell in nb['cells']:
+        cells.append(cell)
+        if text := adds(cell['cell_type'], ''.join(cell['source'])): add(text)
+    if last: add(last)
+    path.write_text(json.dumps({**nb, 'cells': cells}), 'utf-8')
+
+
+def raw(text): return f'```{{=html}}\n{text}\n```'
+
+
+
 # --- the reference: each module's definitions as far as their bodies, with the comments that explain their parameters
 
 def header(node, lines):
@@ -52,7 +69,7 @@ def described(name, node, lines):
 
 
 def reference(folder):
-    "A page for each module, and one that lists them all"
+    "A page for each module, to which its notebook leads, and one that lists them all"
     folder.mkdir(exist_ok=True)
     listed = []
     for path in sorted(o for o in PACKAGE.rglob('*.py') if not o.stem.startswith('_')):
@@ -65,6 +82,8 @@ def reference(folder):
         parts = [described(o, node, text.splitlines()) for o, node in found]
         page = [front, f'Made, and explained, by [its notebook](../{notebook}).', *parts]
         (folder/f'{name}.qmd').write_text('\n\n'.join(page) + '\n', 'utf-8')
+        back = '../'*notebook.count('/') + f'reference/{name}.qmd'
+        add_cells(Path(notebook), last=f'All that `mini_llm.{name}` offers is in [the reference]({back}).')
         names = ', '.join(f'[`{o}`]({name}.qmd#{o})' for o, _ in found if '.' not in o)
         listed.append(f'**[mini_llm.{name}]({name}.qmd)**: {said}\n{names}')
     front = front_matter('Reference', 'index.html', 'Every module, and what it offers')
@@ -75,31 +94,16 @@ def front_matter(title, file, said):
     return f'---\ntitle: {title}\noutput-file: {file}\ndescription: {json.dumps(said)}\n---'
 
 
-# --- cells that are added to notebooks
-
-def add_cells(path, adds, last=''):
-    "Add the Markdown that `adds` gives for a cell, if any, behind that cell, and some at the end"
-    nb, cells = json.loads(path.read_text('utf-8')), []
-    def add(text): cells.append(dict(cell_type='markdown', id=f'added{len(cells)}', metadata={}, source=text))
-    for cell in nb['cells']:
-        cells.append(cell)
-        if text := adds(cell['cell_type'], ''.join(cell['source'])): add(text)
-    if last: add(last)
-    path.write_text(json.dumps({**nb, 'cells': cells}), 'utf-8')
-
-
-def raw(text): return f'```{{=html}}\n{text}\n```'
-
-
 # --- the model of the book, on the home page
 
 PLAY = """## Let it write
 
-This is the model of the book, all of it: it writes on your machine, and asks nobody. Touch a word to see what else it might have been.
-[The same page by itself](quijote.html) is one file, for a friend or for a train.
+This is the model of the book, all of it. It writes on your machine, and asks nobody. Touch a word to see what else it
+might have been. [The same page by itself](quijote.html) is one file, for a friend or for a train.
 
 ```{=html}
-<iframe src="quijote.html" title="The model of the book" style="width:100%;height:46rem;border:1px solid #8886"></iframe>
+<iframe src="quijote.html" title="The model of the book"
+style="width:100%;height:46rem;border:1px solid #8886"></iframe>
 ```"""
 
 
@@ -181,5 +185,5 @@ def exercises(folder):
 
 if __name__ == '__main__':
     reference(Path('reference'))
-    if (PACKAGE/'workshop'/'page.py').exists(): play(Path())
+    play(Path())
     exercises(Path())
