@@ -248,7 +248,7 @@ def _(error):
     mistakes = [(-2, 'a change has no sign here: take the largest score minus the smallest'),
                 (1, 'the scores do not end at 0: go on until the query points the other way')]
     return (_known(error, mistakes, .02) or
-            'measure it, with heads of 2 numbers and 64 positions, only the query rotated: largest score minus smallest')
+            'measure it, with heads of 2 numbers and 64 positions, only the query rotated: largest less smallest score')
 
 # %% ../../nbs/gallery/exercises.ipynb #231add73
 @_exercise('02.4')
