@@ -185,9 +185,9 @@ _STYLE = """<style>
 .road section a:hover, .road section a:focus-visible { text-decoration: underline; }
 .road svg { display: block; width: 100%; }
 .road section ul { list-style: none; margin: 0 0 0 13px; padding: 14px 0 0; border-left: 1px solid #8886; }
-.road ul li { margin: 0 0 6px -5px; padding-left: 17px; position: relative; font: inherit; }
+.road ul li { margin: 0 0 6px -5px; padding-left: 17px; position: relative; font: inherit; hyphens: auto; }
 .road li::before { content: ""; position: absolute; left: 0; top: 4px; width: 9px; height: 9px; border-radius: 5px; }
-.road p { grid-column: 1/-1; margin: 10px 0; font: inherit; }
+div.road > p { grid-column: 1/-1; margin: 10px 0; font: inherit; }
 .road b { margin: 0 5px 0 10px; }
 ROOMS
 @media (max-width: 700px) {
