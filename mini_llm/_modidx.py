@@ -750,6 +750,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                       'mini_llm/gallery/exercises.py'),
                                             'mini_llm.gallery.exercises._known': ( 'gallery/exercises.html#_known',
                                                                                    'mini_llm/gallery/exercises.py'),
+                                            'mini_llm.gallery.exercises._shipped': ( 'gallery/exercises.html#_shipped',
+                                                                                     'mini_llm/gallery/exercises.py'),
                                             'mini_llm.gallery.exercises.check': ( 'gallery/exercises.html#check',
                                                                                   'mini_llm/gallery/exercises.py'),
                                             'mini_llm.gallery.exercises.judge': ( 'gallery/exercises.html#judge',

@@ -314,11 +314,12 @@ def plot_draw(
 # %% ../../nbs/gallery/drawing.ipynb #0a16d8a6
 def plot_reading(
     reads:list[tuple[list[int],bool]], # Each time the places that are read, and whether the cache begins anew
+    window:int|None=None, # Most tokens that the model sees; a full window gets a frame
     ax:'Axes|None'=None, # Where to draw (default: a new figure)
 )->'Axes': # The axes drawn on
     "What is read, and what is remembered, for each token that is written"
     from matplotlib.colors import ListedColormap
-    from matplotlib.patches import Patch
+    from matplotlib.patches import Patch, Rectangle
     width = max(max(new) for new,_ in reads) + 1
     ax = axes(.28*width + 1, .24*len(reads) + 1.3) if ax is None else ax
     state,colours = np.zeros((len(reads), width)),['#f1f1f1', '#a9c6e2', BLUE]
@@ -326,11 +327,14 @@ def plot_reading(
         if row and not afresh: state[row] = state[row-1] > 0
         state[row,new] = 2
     ax.pcolormesh(state, cmap=ListedColormap(colours), vmin=0, vmax=2, edgecolors='white', lw=1)
+    for row in np.flatnonzero((state > 0).sum(axis=1) == window):
+        ax.add_patch(Rectangle(((state[row] > 0).argmax(), row), window, 1, fill=False, ec=ORANGE, lw=1.5))
     ax.invert_yaxis()
     ax.set(xlabel='place in the text', ylabel='token written', xticks=np.arange(width)[::4] + .5, yticks=[])
     ax.set_xticklabels(range(0, width, 4))
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.legend(handles=[Patch(color=colours[2], label='read'), Patch(color=colours[1], label='remembered')],
-              loc='lower left', bbox_to_anchor=(0, 1), ncols=2, handlelength=1)
+    kinds = [Patch(color=colours[2], label='read'), Patch(color=colours[1], label='remembered')]
+    if window: kinds.append(Patch(fc='none', ec=ORANGE, label=f'a full window of {window}'))
+    ax.legend(handles=kinds, loc='lower left', bbox_to_anchor=(0, 1), ncols=3, handlelength=1)
     return ax
