@@ -129,8 +129,8 @@ def test_browser_opens_every_page(site, address, page):
 def test_pages_fit_a_phone_and_the_dark(address, page):
     page.set_viewport_size(dict(width=390, height=844))
     page.emulate_media(color_scheme='dark')
-    for name in 'index.html', 'attention.html', 'glossary.html', 'reference/bpe.html', 'gallery/bench.html':
-        page.goto(address + name)
+    for name in 'index', 'attention', 'train', 'glossary', 'reference/bpe', 'gallery/bench':
+        page.goto(address + f'{name}.html')
         assert page.evaluate('document.documentElement.scrollWidth') <= 390, name
         colour = page.evaluate('getComputedStyle(document.body).backgroundColor')
         assert max(map(int, re.findall(r'\d+', colour)[:3])) < 60, (name, colour)
