@@ -41,7 +41,7 @@ class Tokenizer {
     this.vocab = vocab.slice()
     this.ranks = new Map(vocab.map((b, id) => [b, id]))
     for (const [text, id] of Object.entries(specials)) this.vocab[id] = latin(new TextEncoder().encode(text))
-    this.ends = new Set(Object.values(specials))
+    this.end = vocab.length // from here on, ids stand for no text
     this.known = new Map()
   }
 
@@ -351,7 +351,7 @@ class Reader { // remembers what it has read, and reads on from where the ids di
 
 // Write on from ids, as `generate_ids` does: the same seed, the same tokens. Yields {id, scores, options};
 // of the ids in `given`, with which the new text must begin, nothing is yielded.
-async function* write(reader, prompt, most, knobs, seed, { ends = new Set(), given = [], pause } = {}) {
+async function* write(reader, prompt, most, knobs, seed, { end = Infinity, given = [], pause } = {}) {
   const limit = reader.model.shape.context_length, random = new Random(seed)
   let held = prompt.slice(-limit)
   for (let n = 0; n < most; n++) {
@@ -360,7 +360,7 @@ async function* write(reader, prompt, most, knobs, seed, { ends = new Set(), giv
     else {
       const scores = await reader.read(held, pause), options = candidates(scores, knobs)
       id = draw(options, random)
-      if (ends.has(id)) return
+      if (id >= end) return
       yield { id, scores, options }
     }
     held.push(id)
