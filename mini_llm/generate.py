@@ -174,7 +174,7 @@ def _scores(model, ids, cache):
     with reading(model): logits = model(torch.tensor([ids], device=model.embed_tokens.weight.device), cache)[0,-1]
     return logits.float().cpu().numpy()
 
-# %% ../nbs/05_generate.ipynb #229ad240
+# %% ../nbs/05_generate.ipynb #b1f0b006
 def _known(model, ids):
     "Ids as a list, if the model knows all of them"
     ids = as_ids(ids)
@@ -183,6 +183,14 @@ def _known(model, ids):
     raise ValueError(f"ids from {ids.min()} to {ids.max()} do not fit vocab_size={n}; "
                      "were they made with another tokenizer?")
 
+def _settings(sampling, fields):
+    "One `Sampling`, from an object or from its fields"
+    if sampling is None: return Sampling(**fields)
+    if not isinstance(sampling, Sampling): raise ValueError(f"sampling={sampling!r} must be a `Sampling`")
+    if fields: raise ValueError(f"give either sampling= or {', '.join(f'{k}=' for k in fields)}, not both")
+    return sampling
+
+# %% ../nbs/05_generate.ipynb #229ad240
 def _asked(model, steps):
     "Scores for each step of `window`"
     new,afresh = next(steps)
@@ -237,13 +245,6 @@ def written(
         yield chosen, logits
 
 # %% ../nbs/05_generate.ipynb #66028155
-def _settings(sampling, fields):
-    "One `Sampling`, from an object or from its fields"
-    if sampling is None: return Sampling(**fields)
-    if not isinstance(sampling, Sampling): raise ValueError(f"sampling={sampling!r} must be a `Sampling`")
-    if fields: raise ValueError(f"give either sampling= or {', '.join(f'{k}=' for k in fields)}, not both")
-    return sampling
-
 def generate_ids(
     model:'GPT|Decoder', # Any model
     prompt:Iterable[int], # A list, an array or a tensor with one dimension
@@ -473,5 +474,4 @@ def main(
     from mini_llm.workshop.commands import generate_command
     return generate_command(argv)
 
-# %% ../nbs/05_generate.ipynb #15dbe221
 if __name__ == '__main__' and __spec__: raise SystemExit(main())   # python -m mini_llm.generate

@@ -199,7 +199,7 @@ def from_qwen3(cls:GPTConfig,
 @patch
 def save(self:GPT,
     folder:str|Path, # Made if missing; a model that is in it is replaced
-    dtype:str='float32', # Format of the weights; 'bfloat16' takes half the space and keeps three digits
+    dtype:str='float32', # Format of the weights; 'bfloat16' takes half the space and keeps two to three digits
 ):
     "Write model.safetensors and config.json, which `transformers` opens as `Qwen3ForCausalLM`"
     if dtype not in ('float32','bfloat16'): raise ValueError(f"dtype={dtype!r} must be 'float32' or 'bfloat16'")

@@ -42,7 +42,7 @@ _all_ = ['Autograd', 'Device', 'gradients', 'memory_needed', 'this_machine', 'Mu
          'orthogonalise', 'PeerLost', 'Team', 'load_state', 'load_state_tensors', 'save_state', 'state_tensors',
          'Diverged', 'first_bad', 'SIZES', 'new_run', 'Stopped', 'TrainConfig']
 
-# %% ../nbs/04_train.ipynb #fa62280f
+# %% ../nbs/04_train.ipynb #5ebd209c
 @lru_cache(maxsize=2)
 def _deal(n, context_length, seed, epoch):
     "The starts of `n` windows in the order of one epoch"
@@ -51,7 +51,6 @@ def _deal(n, context_length, seed, epoch):
     starts.setflags(write=False)    # it is kept, and given to everybody
     return starts
 
-# %% ../nbs/04_train.ipynb #5ebd209c
 def get_batch(
     tokens:np.ndarray, # All training ids, memory-mapped or not
     step:int, # Which batch, from 0
@@ -187,13 +186,6 @@ class Trainer:
     def __repr__(self): return f"Trainer({str(self.run.path)!r}, step {self.steps_done})"
 
 # %% ../nbs/04_train.ipynb #9a29c0ef
-def _budget(trainer, kept):
-    "How long the run is, from what was planned"
-    plan,plans = kept.get('plan'), kept.get('plans')
-    if not plan: return Budget(trainer.cfg, plans=plans)
-    pace,evaluation = trainer.tokens_per_step/plan['rate'], len(trainer.data.val)/plan['rate']/3    # seconds
-    return Budget(trainer.cfg, pace, evaluation, plan['seconds'], plans)
-
 @patch(as_prop=True)
 def tokens_per_step(self:Trainer)->int: # Of all processes together
     "How many answers a step learns from"
@@ -204,28 +196,14 @@ def n_steps(self:Trainer)->int: # By the plan in force
     "How many steps the run has"
     return self.budget.n_steps(self.steps_done)
 
-# %% ../nbs/04_train.ipynb #26be74be
-@patch
-def batches(self:Trainer,
-    step:int, # Which step, from 0
-)->list[tuple[Tensor,Tensor]]: # `accumulate` batches
-    "What the model sees in one step"
-    c,length,first = self.cfg, self.model.cfg.context_length, step*self.cfg.accumulate
-    return [get_batch(self.data.train, first+i, c.batch_size, length, c.seed) for i in range(c.accumulate)]
-
-# %% ../nbs/04_train.ipynb #053f373f
-@patch
-def step(self:Trainer)->dict: # `step`, `loss`, `grad_norm`, `lr` (as a share of the full rate) and `seconds`
-    "Do one step"
-    c,done = self.cfg, self.steps_done
-    lr,batches = lr_scale(done, self.n_steps, c.warmup, c.cooldown), self.batches(done)
-    try: row = train_step(self.grads, self.optimizers, batches, lr, c.clip, (c.seed, 1, done), self.team)
-    except Diverged as e: raise _diverged(self, done+1, e, batches) from None
-    self.steps_done += 1
-    self.budget.took('step')
-    return dict(step=self.steps_done, **row, lr=lr, seconds=round(self.budget.spent, 3))
-
 # %% ../nbs/04_train.ipynb #d96deeb0
+def _budget(trainer, kept):
+    "How long the run is, from what was planned"
+    plan,plans = kept.get('plan'), kept.get('plans')
+    if not plan: return Budget(trainer.cfg, plans=plans)
+    pace,evaluation = trainer.tokens_per_step/plan['rate'], len(trainer.data.val)/plan['rate']/3    # seconds
+    return Budget(trainer.cfg, pace, evaluation, plan['seconds'], plans)
+
 def _diverged(trainer, step, what, batches=()):
     "The error that names the step, the part and the text, and what is left"
     where = ''
@@ -236,6 +214,41 @@ def _diverged(trainer, step, what, batches=()):
             break
     return Diverged(f"step {step}: {what}{where}. {trainer.run.path} keeps its last good checkpoint; "
                     "try a lower learning_rate in a new run")
+
+def _keep_best(trainer):
+    "Save the model as the best one, if it is"
+    if trainer.best and trainer.best['step'] == trainer.steps_done: trainer.model.save(trainer.run.path/'best')
+
+@patch
+def finish(self:Trainer)->Run: # The finished run
+    "Write down how the run ended"
+    if self.team.rank: return self.run
+    done,size = self.steps_done, sum(p.numel() for p in self.model.parameters())
+    res = dict(steps=done, seconds=round(self.budget.spent, 1), tokens=done*self.tokens_per_step,
+               plans=self.budget.plans, parameters=size, **self.last, best=self.best)
+    write_card(self.run, res)
+    write_atomic(self.run.path/'result.json', json.dumps(res, indent=1))
+    return self.run
+
+# %% ../nbs/04_train.ipynb #053f373f
+@patch
+def batches(self:Trainer,
+    step:int, # Which step, from 0
+)->list[tuple[Tensor,Tensor]]: # `accumulate` batches
+    "What the model sees in one step"
+    c,length,first = self.cfg, self.model.cfg.context_length, step*self.cfg.accumulate
+    return [get_batch(self.data.train, first+i, c.batch_size, length, c.seed) for i in range(c.accumulate)]
+
+@patch
+def step(self:Trainer)->dict: # `step`, `loss`, `grad_norm`, `lr` (as a share of the full rate) and `seconds`
+    "Do one step"
+    c,done = self.cfg, self.steps_done
+    lr,batches = lr_scale(done, self.n_steps, c.warmup, c.cooldown), self.batches(done)
+    try: row = train_step(self.grads, self.optimizers, batches, lr, c.clip, (c.seed, 1, done), self.team)
+    except Diverged as e: raise _diverged(self, done+1, e, batches) from None
+    self.steps_done += 1
+    self.budget.took('step')
+    return dict(step=self.steps_done, **row, lr=lr, seconds=round(self.budget.spent, 3))
 
 # %% ../nbs/04_train.ipynb #2f0e9121
 @patch(as_prop=True)
@@ -298,10 +311,6 @@ def checkpoint(self:Trainer,
     _keep_best(self)
     self.budget.took('checkpoint')
 
-def _keep_best(trainer):
-    "Save the model as the best one, if it is"
-    if trainer.best and trainer.best['step'] == trainer.steps_done: trainer.model.save(trainer.run.path/'best')
-
 # %% ../nbs/04_train.ipynb #f4cee638
 @patch
 def restore(self:Trainer):
@@ -340,18 +349,6 @@ def fit(self:Trainer,
                 saved = time.monotonic()
             if stop and self.steps_done < self.n_steps: raise Stopped(stop[0], self.run, self.steps_done, self.n_steps)
     return self.finish()
-
-# %% ../nbs/04_train.ipynb #5d56ecf2
-@patch
-def finish(self:Trainer)->Run: # The finished run
-    "Write down how the run ended"
-    if self.team.rank: return self.run
-    done,size = self.steps_done, sum(p.numel() for p in self.model.parameters())
-    res = dict(steps=done, seconds=round(self.budget.spent, 1), tokens=done*self.tokens_per_step,
-               plans=self.budget.plans, parameters=size, **self.last, best=self.best)
-    write_card(self.run, res)
-    write_atomic(self.run.path/'result.json', json.dumps(res, indent=1))
-    return self.run
 
 # %% ../nbs/04_train.ipynb #71146909
 def train(

@@ -107,18 +107,21 @@ def stream_size(n_layer):
     return x.square().mean().sqrt().item()
 
 
-def first_gradient(post):
-    "Of the first block of 24, with norms on the stream or before the branches"
+def gradients_of_24(post, scale=1):
+    "Of the first block of 24 and the last, with norms on the stream or before the branches"
     torch.manual_seed(0)
     model, ids = GPT(GPTConfig(256, n_layer=24, n_head=2, n_embd=64)), torch.randint(256, (8, 65))
-    x = model.embed_tokens(ids[:, :-1])
+    x = model.embed_tokens(ids[:, :-1]) * scale
     for b in model.layers:
         if not post: x = b(x, model.cos, model.sin); continue
         x = b.input_layernorm(x + b.self_attn(x, model.cos, model.sin))
         x = b.post_attention_layernorm(x + b.mlp(x))
     logits = model.norm(x) @ model.embed_tokens.weight.T
     F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()).backward()
-    return model.layers[0].mlp.down_proj.weight.grad.norm().item()
+    return [model.layers[i].mlp.down_proj.weight.grad.norm().item() for i in (0, -1)]
+
+
+def first_gradient(post, scale=1): return gradients_of_24(post, scale)[0]
 
 
 def left():
@@ -147,11 +150,14 @@ def count():
     return {k: counts[k] for k in ('embedding', 'attention', 'mlp', 'norms', 'total')}
 
 
-def muon_sizes():
-    from mini_llm.train import orthogonalise
-    torch.manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(4, 4))[0] for _ in range(2))
-    return torch.linalg.svdvals(orthogonalise((u * torch.tensor([5, 1, .1, .01]) @ v)[None])[0]).tolist()
+def muon_sizes(scale=1, divide=True, steps=5):
+    "Singular values after Muon's iteration"
+    X = torch.diag(torch.tensor([5., 1., .1, .01])) * scale
+    if divide: X = X / X.norm()
+    for _ in range(steps):
+        A = X @ X.T
+        X = 3.4445*X + (-4.7750*A + 2.0315*A@A) @ X
+    return torch.linalg.svdvals(X).tolist()
 
 
 def without_averages():
@@ -183,8 +189,9 @@ RIGHT = {
     '02.1': by_hand, '02.2': lambda: leaks, '02.3': half_rotated,
     '02.4': lambda: (wrong_rows(start0=True), wrong_rows(unmasked=True)),
     '03.1': count, '03.2': lambda: np.log(50256 + np.exp(.02*768)), '03.3': lambda: stream_size(32) / stream_size(2),
-    '03.4': lambda: first_gradient(False) / first_gradient(True),
-    '04.1': lambda: 2.95 * 2.3 * np.log(2), '04.2': muon_sizes, '04.3': without_averages, '04.4': lambda: (3/8, 5/8),
+    '03.4': lambda: [first_gradient(False, s) / first_gradient(True, s) for s in (1, 64)],
+    '04.1': lambda: 2.95 * 2.3 * np.log(2), '04.2': lambda: (muon_sizes(), muon_sizes(1000)),
+    '04.3': without_averages, '04.4': lambda: (3/8, 5/8),
     '05.1': left, '05.2': in_order, '05.3': tokens_read, '05.4': mancha,
 }
 
@@ -240,18 +247,28 @@ WRONG = [
     ('03.1', dict(embedding=131_200, attention=262_144, mlp=393_216, norms=1_664, total=788_224), 'three matrices'),
     ('03.1', dict(embedding=131_200, attention=262_144, mlp=589_824, norms=1_152, total=984_320), 'queries and keys'),
     ('03.1', dict(embedding=131_072, attention=262_144, mlp=589_824, norms=1_664, total=984_704), 'embedding'),
-    ('03.2', 10.82, 'knows nothing'), ('03.2', 22.17, 'in bits'), ('03.2', 3., 'formula'),
+    ('03.1', (131_200, 262_144, 523_776, 1_664, 918_784), '384 and not 341'),
+    ('03.1', dict(embedding=131_200, attention=262_144, mlp=589_824, norms=2_176, total=985_344), 'all heads share'),
+    ('03.1', dict(embedding=131_200, attention=262_144, mlp=589_824, norms=1_536, total=984_704), 'one more norm'),
+    ('03.1', dict(embedding=131_200, attention=196_608, mlp=589_824, norms=1_664, total=919_296), 'fourth matrix'),
+    ('03.1', (1, 2), 'cannot be used'),
+    ('03.2', 10.82, 'knows nothing'), ('03.2', 22.17, 'in bits'), ('03.2', 3., 'minus the logarithm'),
     ('03.3', 16, 'root of 16'),
     ('03.3', 6, 'that is with attention'),
     ('03.3', 1.6, 'take 256'),
     ('03.3', 1.05, 'smaller start'),
     ('03.3', 100, 'measure'),
-    ('03.4', 1, 'not the same function'),
-    ('03.4', 24, 'compare'),
+    ('03.4', (1, 1), 'not the same function'), ('03.4', (24, 24), 'compare'), ('03.4', 69.6, 'cannot be used'),
+    ('03.4', (14.5, 1), 'against the last'), ('03.4', (.42, 1), 'against the last'),
+    ('03.4', (2.4, 1), 'against the last'),
+    ('03.4', (1/69.6, 1), 'other way up'), ('03.4', (69.6, 69.4), '64 times as large, too'),
     ('04.1', .889, 'larger'), ('04.1', 6.785, 'in bits'), ('04.1', 1.283, 'divided twice'), ('04.1', 5, 'times ln 2'),
-    ('04.2', [5, 1, .1, .01], 'do not stay'),
-    ('04.2', [1, .2, .02, .002], 'only the beginning'),
-    ('04.2', [9, 9, 9, 9], 'near 1'),
+    ('04.2', ([5, 1, .1, .01], [5, 1, .1, .01]), 'do not stay'),
+    ('04.2', ([1, .2, .02, .002], [1, .2, .02, .002]), 'only the beginning'),
+    ('04.2', (muon_sizes(steps=0), muon_sizes(steps=0)), 'only the beginning'),
+    ('04.2', ([1, 1, 1, 1], [1, 1, 1, 1]), 'which four numbers'),
+    ('04.2', (muon_sizes(), [847, 797, 723, 684]), 'left of the factor'),
+    ('04.2', ([9, 9, 9, 9], [9, 9, 9, 9]), 'comes out between'), ('04.2', muon_sizes(), 'cannot be used'),
     ('04.3', 1, 'before anything moves'), ('04.3', -1, 'does differ'), ('04.3', 5, 'already goes elsewhere'),
     ('04.4', (.5, .5), 'equally large'),
     ('04.4', (5/8, 3/8), 'other way'),
@@ -259,14 +276,18 @@ WRONG = [
     ('04.4', (3, 5), 'sums'),
     ('04.4', (.1, .9), '1/8'),
     ('05.1', [(5, 100), (46, 94), (1, 100)], 'top-k counts'), ('05.1', [(5, 5), (1, 100), (1, 100)], 'differ most'),
-    ('05.1', [(5, 5), (46, 94), (10, 100)], 'likeliest'), ('05.1', [(5, 5), (10, 94), (1, 100)], 'count the scores'),
+    ('05.1', [(5, 5), (45, 94), (1, 100)], 'and the favourite'), ('05.1', [(5, 5), (46, 95), (1, 100)], 'one too many'),
+    ('05.1', [(5, 5), (46, 94), (10, 100)], 'likeliest'),
+    ('05.1', [(5, 5), (10, 94), (1, 100)], '`top_p_only\\(sure_of_it, '),
     ('05.2', (2, 3), 'other way'), ('05.2', (2, 2), 'top-k'), ('05.2', (4, 2), 'power'),
     ('05.3', 1007, 'half of it'),
-    ('05.3', 1008, 'never read'),
+    ('05.3', 1008, 'half of it.*never read'),
+    ('05.3', 1907, 'written and not read'), ('05.3', 1935, 'one of the 32'), ('05.3', 1937, 'once less often'),
+    ('05.3', 1898, 'prompt of 8'),
     ('05.3', 1000, 'the prompt'),
     ('05.3', 48_000, 'passes once'),
     ('05.3', 2000, 'count'),
-    ('05.4', [97], 'are the text'),
+    ('05.4', [97], 'are the text'), ('05.4', [77, 269, 503], 'stand in it'), ('05.4', [477, 269, 503], 'stand in it'),
     ('05.4', Tokenizer([bytes([i]) for i in range(256)]).encode('Sancho').tolist(), 'are the text'),
 ]
 
@@ -287,6 +308,20 @@ def test_wrong_answers_are_known(number, answer, said):
 @pytest.mark.parametrize('number', RIGHT)
 @pytest.mark.parametrize('answer', ['?', 7.5j, object(), [], {}, lambda: 0], ids=lambda o: type(o).__name__)
 def test_answers_of_a_wrong_kind_are_no_error(number, answer): assert isinstance(judge(number, answer), str)
+
+
+@pytest.mark.parametrize('ids', [[77, 97, 110, 503], [477, 97, 110, 503]])
+def test_other_ways_to_write_mancha_are_right_too(ids): assert judge('05.4', ids) is None
+
+
+def test_first_against_last_is_what_it_is_taken_for():
+    first, last = gradients_of_24(post=False)
+    assert re.search('against the last', judge('03.4', (first/last, 1)))
+
+
+def test_embeddings_scaled_in_one_model_only_are_noticed():
+    small = first_gradient(False) / first_gradient(True)
+    assert re.search('64 times as large, too', judge('03.4', (small, first_gradient(False) / first_gradient(True, 64))))
 
 
 def test_check_says_it(capsys):

@@ -95,6 +95,16 @@ def test_huggingface(run, precision, tmp_path):
     assert 'transformers: scores equal' in said_so and 'likeliest tokens, over two windows' in said_so
 
 
+def test_a_run_of_before_becomes_one_of_today(run, tmp_path, quiet):
+    "Its tokenizer had SentencePiece's name, and nothing stood beside it"
+    old = Run(shutil.copytree(run.path, tmp_path/'old'))
+    (old.path/'tokenizer.bpe').rename(old.path/'tokenizer.model')
+    for name in 'tokenizer.json', 'tokenizer_config.json', 'generation_config.json', 'README.md', 'loss.png':
+        (old.path/name).unlink()
+    out = E.export(old, 'huggingface', out=tmp_path/'out', tell=quiet)
+    assert Run(out).tokenizer == old.tokenizer and (out/'tokenizer.bpe').exists() and (out/'tokenizer.json').exists()
+
+
 def facts(file): return {k: f.contents() for k, f in gguf.GGUFReader(file).fields.items()}
 
 

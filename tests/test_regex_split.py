@@ -7,9 +7,9 @@ import pytest
 import regex
 from hypothesis import example, given, settings, strategies as st
 
-from mini_llm.engine.splitting import ChunkTable, with_room
-from mini_llm.regex_split import (CL100K_PATTERN, GPT4_PATTERN, chunk_blocks, chunk_ends, compile_pattern, split,
-                                  split_regex)
+from mini_llm.engine.splitting import ChunkTable, machine_blocks, with_room
+from mini_llm.regex_split import (CL100K_PATTERN, FAST_PATTERNS, GPT4_PATTERN, chunk_blocks, chunk_ends,
+                                  compile_pattern, split, split_regex)
 
 examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 # The signs at the borders of the pattern, and letters and numbers on which all Unicode versions agree
@@ -101,6 +101,30 @@ def test_ends_are_those_of_the_chunks(text, pattern, size):
     blocks = list(chunk_blocks(text, pattern, size))
     assert [bytes(data[a:b]) for data,start,ends in blocks for a,b in zip([start, *ends], ends)] == chunks
     assert all(data.tobytes() == text.encode() for data,_,_ in blocks)
+
+# What meets the border of a window of 64 bytes, or stops one
+STRETCHES = BORDERS + ['palabra', 'después', '. ', ', ', ' ¿', '—¿', '1605', '²³', '٣٣٣٣', ' \n', '\n ', '    ', '\n\n',
+                       'слово', '×÷', "'\u017f", 'a'*70, ' '*70, '1'*70, '!'*70, '\n'*70]
+
+def all_ends(text, pattern, size, wide):
+    blocks = machine_blocks(np.frombuffer(text.encode(), np.uint8), FAST_PATTERNS[pattern], size, wide)
+    return [i for _,_,ends in blocks for i in ends.tolist()]
+
+@pytest.mark.parametrize('wide', [False, True])
+@pytest.mark.parametrize('pattern', [GPT4_PATTERN, CL100K_PATTERN])
+@settings(examples, max_examples=150)
+@given(st.lists(st.sampled_from(STRETCHES), min_size=20, max_size=200).map(''.join), st.sampled_from([1, 70, 8192]))
+def test_ends_are_the_same_on_every_processor(pattern, wide, text, size):
+    lengths = [len(c.encode()) for c in split_regex(text, pattern)]
+    assert all_ends(text, pattern, size, wide) == np.cumsum(lengths).tolist()
+
+@pytest.mark.parametrize('seed', range(10))
+def test_sixty_four_bytes_at_once_are_as_one_at_a_time(seed):
+    rng = random.Random(seed)
+    for _ in range(200):
+        few = rng.choices(STRETCHES, k=rng.choice([2, 5, 99]))
+        text, pattern = ''.join(rng.choices(few, k=rng.randrange(150))), rng.choice(list(FAST_PATTERNS))
+        assert all_ends(text, pattern, 8192, True) == all_ends(text, pattern, 8192, False)
 
 def table_of(texts, **kwargs):
     table, numbers = ChunkTable(), []
