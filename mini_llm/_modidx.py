@@ -401,6 +401,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                         'mini_llm.engine.inputs._ids_of': ('engine/inputs.html#_ids_of', 'mini_llm/engine/inputs.py'),
                                         'mini_llm.engine.inputs._names_file': ( 'engine/inputs.html#_names_file',
                                                                                 'mini_llm/engine/inputs.py'),
+                                        'mini_llm.engine.inputs._view': ('engine/inputs.html#_view', 'mini_llm/engine/inputs.py'),
                                         'mini_llm.engine.inputs.as_counts': ('engine/inputs.html#as_counts', 'mini_llm/engine/inputs.py'),
                                         'mini_llm.engine.inputs.as_ids': ('engine/inputs.html#as_ids', 'mini_llm/engine/inputs.py'),
                                         'mini_llm.engine.inputs.as_texts': ('engine/inputs.html#as_texts', 'mini_llm/engine/inputs.py'),

@@ -187,6 +187,13 @@ def test_a_failed_proof_leaves_nothing(run, to, tmp_path, quiet, monkeypatch):
     assert [p.name for p in tmp_path.rglob('*')] == ['out', 'note']
 
 
+def test_ctrl_c_leaves_nothing(run, tmp_path, monkeypatch, capsys):
+    def stop(*_): raise KeyboardInterrupt
+    monkeypatch.setattr(E, 'same_ids', stop)
+    assert main(['export', str(run.path), '--to', 'minbpe', '--out', str(tmp_path/'out')]) == 130
+    assert not list(tmp_path.iterdir()) and 'stopped; no export was left' in capsys.readouterr().err
+
+
 def broken(run, folder, change):
     "A copy of a GGUF file in which one tensor is another"
     reader = gguf.GGUFReader(E.export(run, 'gguf', out=folder, tell=lambda line: None)/f'{run.name}-F32.gguf', 'r+')

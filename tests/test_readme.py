@@ -1,8 +1,20 @@
 "README.md is index.ipynb seen from one folder further up"
+import json
 import runpy
-from pathlib import Path
 
-README = runpy.run_path(str(Path(__file__).resolve().parents[1]/'tools'/'readme.py'))
+from commands import ROOT
+
+README = runpy.run_path(str(ROOT/'tools'/'readme.py'))
+
+
+def test_readme_is_the_index(monkeypatch, tmp_path):
+    (images := tmp_path/'nbs'/'images').mkdir(parents=True)
+    monkeypatch.setitem(README['output'].__globals__, 'ROOT', tmp_path)
+    monkeypatch.setitem(README['output'].__globals__, 'IMAGES', images)
+    text = README['readme'](json.loads((ROOT/'nbs'/'index.ipynb').read_text('utf-8')))
+    assert text == (ROOT/'README.md').read_text('utf-8'), 'run `make readme`'
+    stored = {p.name: p.read_bytes() for p in (ROOT/'nbs'/'images').glob('readme-*')}
+    assert {p.name: p.read_bytes() for p in images.iterdir()} == stored
 
 
 def test_links_start_at_the_root():

@@ -1,11 +1,12 @@
 """Build the site in `_docs` without Quarto: nbdev prepares the notebooks and smalldocs renders them.
 
 With Quarto, `nbdev_docs` builds the same pages. What Quarto does and smalldocs does not is done here: a page is named
-after its module, and formulas become MathML, so that a page needs nothing from the network."""
+after its module, formulas become MathML, themes lose the fonts they would fetch, and search looks for words."""
 import html
 import re
 import shutil
 import sys
+from pathlib import Path
 
 from latex2mathml.converter import convert
 from nbdev.config import get_config
@@ -50,6 +51,8 @@ def main():
     n = site.build()
     for path in [*site.out.rglob('*.html'), site.out/'search.json']:
         path.write_text(mathml(path.read_text('utf-8')), 'utf-8')
+    with open(site.out/'site_libs'/'fuse'/'fuse.min.js', 'a', encoding='utf-8') as f:
+        f.write('\n' + Path(__file__).with_name('search.js').read_text('utf-8'))
     for path in site.out.glob('site_libs/themes/*.css'): path.write_text(no_fonts(path.read_text('utf-8')), 'utf-8')
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(site.out, cfg.doc_path)

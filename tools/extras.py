@@ -19,65 +19,9 @@ PACKAGE = ROOT/'mini_llm'
 sys.path[:0] = [str(ROOT), str(ROOT/'tests')]
 
 
-# --- the reference: each module's definitions as far as their bodies, with the comments that explain their parameters
-
-def header(node, lines):
-    "The source of a definition as far as its body; of a class, with its fields"
-    if node.lineno == node.body[0].lineno: return lines[node.lineno-1].strip().partition(': ')[0] + ':'
-    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
-    fields = [o for o in node.body if isinstance(o, ast.AnnAssign)]
-    rows = lines[first-1:node.body[0].lineno-1]
-    return dedent('\n'.join([*rows, *(row for o in fields for row in lines[o.lineno-1:o.end_lineno])]))
-
-
-def definitions(text):
-    "Name and definition of all that a module offers; the methods of a class follow it, wherever they are written"
-    offered = re.findall(r"'(\w+)'", re.search(r'__all__ = \[(.*?)\]', text, re.DOTALL)[1])
-    for node in ast.parse(text).body:
-        if not isinstance(node, ast.FunctionDef | ast.ClassDef): continue
-        if any('patch' in ast.unparse(o) for o in node.decorator_list):
-            owner = ast.unparse(node.args.args[0].annotation).strip("'")
-            if not node.name.startswith('_'): yield f'{owner}.{node.name}', node
-        elif node.name in offered:
-            yield node.name, node
-            methods = [o for o in node.body if isinstance(o, ast.FunctionDef)]
-            yield from ((f'{node.name}.{o.name}', o) for o in methods if o.name[0] != '_' or o.name == '__init__')
-
-
-def described(name, node, lines):
-    "A definition on its page"
-    level, said = '###' if '.' in name else '##', ast.get_docstring(node)
-    title = name.replace('_', r'\_')
-    return '\n\n'.join([f'{level} {title} {{#{name}}}', f'```python\n{header(node, lines)}\n```', said or ''])
-
-
-def reference(folder):
-    "A page for each module, and one that lists them all"
-    folder.mkdir(exist_ok=True)
-    listed = []
-    for path in sorted(o for o in PACKAGE.rglob('*.py') if not o.stem.startswith('_')):
-        text, name = path.read_text('utf-8'), '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
-        said, found = ast.get_docstring(ast.parse(text)), list(definitions(text))
-        owners = [o.partition('.')[0] for o, _ in found]
-        found.sort(key=lambda o: owners.index(o[0].partition('.')[0]))
-        notebook = re.search(r'File to edit: .*?nbs/(.*\.ipynb)', text)[1]
-        front = front_matter(f'mini_llm.{name}', f'{name}.html', said)
-        parts = [described(o, node, text.splitlines()) for o, node in found]
-        page = [front, f'Made, and explained, by [its notebook](../{notebook}).', *parts]
-        (folder/f'{name}.qmd').write_text('\n\n'.join(page) + '\n', 'utf-8')
-        names = ', '.join(f'[`{o}`]({name}.qmd#{o})' for o, _ in found if '.' not in o)
-        listed.append(f'**[mini_llm.{name}]({name}.qmd)**: {said}\n{names}')
-    front = front_matter('Reference', 'index.html', 'Every module, and what it offers')
-    (folder/'index.qmd').write_text('\n\n'.join([front, *listed]) + '\n', 'utf-8')
-
-
-def front_matter(title, file, said):
-    return f'---\ntitle: {title}\noutput-file: {file}\ndescription: {json.dumps(said)}\n---'
-
-
 # --- cells that are added to notebooks
 
-def add_cells(path, adds, last=''):
+def add_cells(path, adds=lambda kind, src: '', last=''):
     "Add the Markdown that `adds` gives for a cell, if any, behind that cell, and some at the end"
     nb, cells = json.loads(path.read_text('utf-8')), []
     def add(text): cells.append(dict(cell_type='markdown', id=f'added{len(cells)}', metadata={}, source=text))
@@ -91,15 +35,96 @@ def add_cells(path, adds, last=''):
 def raw(text): return f'```{{=html}}\n{text}\n```'
 
 
+
+# --- the reference: each module's definitions as far as their bodies, with the comments that explain their parameters
+
+def header(node, lines):
+    "The source of a definition as far as its body; of a class, with its fields; all of a constant"
+    if isinstance(node, ast.Assign): return '\n'.join(lines[node.lineno-1:node.end_lineno])
+    if node.lineno == node.body[0].lineno: return lines[node.lineno-1].strip().partition(': ')[0] + ':'
+    first = min([node.lineno, *(d.lineno for d in node.decorator_list)])
+    fields = [o for o in node.body if isinstance(o, ast.AnnAssign)]
+    rows = lines[first-1:node.body[0].lineno-1]
+    return dedent('\n'.join([*rows, *(row for o in fields for row in lines[o.lineno-1:o.end_lineno])]))
+
+
+def offered(text): return re.findall(r"'(\w+)'", re.search(r'__all__ = \[(.*?)\]', text, re.DOTALL)[1])
+
+
+def borrowed(text, name):
+    "Links to what a module offers and another one defines"
+    for node in ast.parse(text).body:
+        if not isinstance(node, ast.ImportFrom) or not node.level or not node.module: continue
+        module = '.'.join([*f'mini_llm.{name}'.split('.')[1:-node.level], node.module])
+        yield from (f'[`{o.name}`]({module}.qmd#{o.name})' for o in node.names if o.name in offered(text))
+
+
+def definitions(text):
+    "Name and definition of all that a module offers; the methods of a class follow it, wherever they are written"
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign):
+            names = [o.id for o in ast.walk(node.targets[0]) if isinstance(o, ast.Name)]
+            yield from ((o, node) for o in names if o in offered(text))
+        if not isinstance(node, ast.FunctionDef | ast.ClassDef): continue
+        if any('patch' in ast.unparse(o) for o in node.decorator_list):
+            owner = ast.unparse(node.args.args[0].annotation).strip("'")
+            if not node.name.startswith('_'): yield f'{owner}.{node.name}', node
+        elif node.name in offered(text):
+            yield node.name, node
+            methods = [o for o in node.body if isinstance(o, ast.FunctionDef)]
+            yield from ((f'{node.name}.{o.name}', o) for o in methods if o.name[0] != '_' or o.name == '__init__')
+
+
+def described(name, node, lines):
+    "A definition on its page"
+    level, said = '###' if '.' in name else '##', not isinstance(node, ast.Assign) and ast.get_docstring(node)
+    title = name.replace('_', r'\_')
+    return '\n\n'.join([f'{level} {title} {{#{name}}}', f'```python\n{header(node, lines)}\n```', said or ''])
+
+
+def module_page(folder, path, notebook):
+    "The page of a module, to which its notebook leads; what the list says of it"
+    text, name = path.read_text('utf-8'), '.'.join(path.relative_to(PACKAGE).with_suffix('').parts)
+    said, found = ast.get_docstring(ast.parse(text)), list(definitions(text))
+    owners = [o.partition('.')[0] for o, _ in found]
+    found.sort(key=lambda o: owners.index(o[0].partition('.')[0]))
+    parts = [front_matter(f'mini_llm.{name}', f'{name}.html', said),
+             f'Made, and explained, by [its notebook](../{notebook}).',
+             *(described(o, node, text.splitlines()) for o, node in found)]
+    if more := ', '.join(borrowed(text, name)): parts.append(f'## From other modules\n\n{more}')
+    (folder/f'{name}.qmd').write_text('\n\n'.join(parts) + '\n', 'utf-8')
+    back = '../'*notebook.count('/') + f'reference/{name}.qmd'
+    add_cells(Path(notebook), last=f'All that `mini_llm.{name}` offers is in [the reference]({back}).')
+    names = ', '.join(f'[`{o}`]({name}.qmd#{o})' for o, _ in found if '.' not in o)
+    return f'**[mini_llm.{name}]({name}.qmd)**: {said}  \n{names}'
+
+
+def reference(folder):
+    "A page for each module, and one that lists them all, the chapters first"
+    folder.mkdir(exist_ok=True)
+    made = [(re.search(r'File to edit: .*?nbs/(.*\.ipynb)', o.read_text('utf-8'))[1], o)
+            for o in PACKAGE.rglob('*.py') if not o.stem.startswith('_')]
+    listed, room = [front_matter('Reference', 'index.html', 'Every module, and what it offers')], None
+    for notebook, path in sorted(made):
+        if room != (room := notebook.rpartition('/')[0] or 'road'): listed.append(f'## The {room}')
+        listed.append(module_page(folder, path, notebook))
+    (folder/'index.qmd').write_text('\n\n'.join(listed) + '\n', 'utf-8')
+
+
+def front_matter(title, file, said):
+    return f'---\ntitle: {title}\noutput-file: {file}\ndescription: {json.dumps(said)}\n---'
+
+
 # --- the model of the book, on the home page
 
 PLAY = """## Let it write
 
-This is the model of the book, all of it: it writes on your machine, and asks nobody. Touch a word to see what else it might have been.
-[The same page by itself](quijote.html) is one file, for a friend or for a train.
+This is the model of the book, all of it. It writes on your machine, and asks nobody. Touch a word to see what else it
+might have been. [The same page by itself](quijote.html) is one file, for a friend or for a train.
 
 ```{=html}
-<iframe src="quijote.html" title="The model of the book" style="width:100%;height:46rem;border:1px solid #8886"></iframe>
+<iframe src="quijote.html" title="The model of the book"
+style="width:100%;height:52rem;border:1px solid #8886"></iframe>
 ```"""
 
 
@@ -181,5 +206,5 @@ def exercises(folder):
 
 if __name__ == '__main__':
     reference(Path('reference'))
-    if (PACKAGE/'workshop'/'page.py').exists(): play(Path())
+    play(Path())
     exercises(Path())

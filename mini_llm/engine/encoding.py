@@ -226,7 +226,7 @@ def _remember(i, a, b, data, start, end, known, vocab, joins, scratch):
     known.used[1] += 1
 
 # %% ../../nbs/engine/encoding.ipynb #3c6e0006
-STEP = 1024 # chunks that are hashed before they are looked up
+STEP = 256 # chunks that are hashed before they are looked up
 
 @kernel
 def _ask(data, start, ends, rows, keys, places):

@@ -209,7 +209,7 @@ def _(out):
     if _close(out[0], [.401, 0], .006): return 'the softmax runs over the columns; each *row* has to sum to 1'
     return ('the first row is the first value: nobody else is there to be looked at',
             'do the second row again: two scores, divided by √2, through the softmax, then the mean of two values',
-            'do the third row again: three scores, divided by √2, through the softmax, then the mean of three values')[wrong[0]]
+            'do the third row again: three scores, divided by √2, softmax, the mean of three values')[wrong[0]]
 
 # %% ../../nbs/gallery/exercises.ipynb #f051cd29
 def _detectors_traps():
@@ -229,7 +229,7 @@ def _detectors_traps():
             (masked(lambda t: causal_mask(t).mT), True, 'it misses a triangle that is the wrong way round'),
             (lambda q,k,v: honest(q, k, v) + .01*v.mean(0), True, 'it misses a leak through the mean of all tokens, '
                                                                   'which is small'),
-            (masked(hole), True, 'it misses a mask with one hole, token 1 sees token 2; change every place, not just one')]
+            (masked(hole), True, 'it misses a mask with one hole, token 1 sees 2; change every place, not one')]
 
 # %% ../../nbs/gallery/exercises.ipynb #f051cd30
 @_exercise('02.2')
@@ -240,7 +240,7 @@ def _(leaks):
 # %% ../../nbs/gallery/exercises.ipynb #641c7b8e
 @_exercise('02.3')
 def _(error):
-    "Only queries are rotated: how much does a score of two equal vectors of 2 numbers and length 1 change when both move?"
+    "Only queries are rotated: how much does a score of two equal vectors, (1, 0), change as both move?"
     if abs(error - 2) <= .02: return
     if abs(error) < 1e-3:
         return ('one rotation is not enough: the score of a turned query with a key that is not turned depends '
@@ -248,7 +248,7 @@ def _(error):
     mistakes = [(-2, 'a change has no sign here: take the largest score minus the smallest'),
                 (1, 'the scores do not end at 0: go on until the query points the other way')]
     return (_known(error, mistakes, .02) or
-            'measure it, with heads of 2 numbers and 64 positions: only the query rotated, the largest score minus the smallest')
+            'measure it, with heads of 2 numbers and 64 positions, only the query rotated: largest less smallest score')
 
 # %% ../../nbs/gallery/exercises.ipynb #231add73
 @_exercise('02.4')

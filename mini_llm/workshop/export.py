@@ -474,7 +474,8 @@ def _llama(file, length):
     plain = llama_cpp.llama_model_default_params()
     plain.use_extra_bufts = False
     with patch.object(llama_cpp, 'llama_model_default_params', lambda: plain):
-        return Llama(str(file), n_ctx=length, n_batch=length, logits_all=True, verbose=False, type_k=0, type_v=0)
+        return Llama(str(file), n_ctx=length, n_batch=length, n_threads=1, n_threads_batch=1, logits_all=True,
+                     verbose=False, type_k=0, type_v=0)
 
 # %% ../../nbs/workshop/export.ipynb #e13b0323
 def _llama_peer(llama):
