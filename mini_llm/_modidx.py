@@ -339,6 +339,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                           'mini_llm.engine.encoding._append': ( 'engine/encoding.html#_append',
                                                                                 'mini_llm/engine/encoding.py'),
                                           'mini_llm.engine.encoding._ask': ('engine/encoding.html#_ask', 'mini_llm/engine/encoding.py'),
+                                          'mini_llm.engine.encoding._count_bytes': ( 'engine/encoding.html#_count_bytes',
+                                                                                     'mini_llm/engine/encoding.py'),
                                           'mini_llm.engine.encoding._cuts': ('engine/encoding.html#_cuts', 'mini_llm/engine/encoding.py'),
                                           'mini_llm.engine.encoding._encode_block': ( 'engine/encoding.html#_encode_block',
                                                                                       'mini_llm/engine/encoding.py'),
