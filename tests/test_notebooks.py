@@ -130,6 +130,17 @@ def test_cells_are_small(path):
     if re.match(r'\d', path.name): assert len(sizes) <= 90, f'{path.name} has {len(sizes)} code cells'
 
 
+@pytest.mark.parametrize('path', sorted(ROOT.glob('nbs/0*.ipynb')), ids=lambda o: o.stem)
+def test_hints_and_solutions_are_folded(path):
+    "Below each exercise, in JupyterLab as on the site"
+    code = [i for i, c in enumerate(cells(path)) if c['cell_type'] == 'code']
+    asked = [i for i in code if re.search(r'^check\(', source(cells(path)[i]), re.MULTILINE)]
+    assert len(asked) >= 4
+    for i in asked:
+        folds = re.findall(r'<details( open)?><summary>(\w+)</summary>', source(cells(path)[i+1]))
+        assert folds == [('', 'Hint'), ('', 'Solution')], source(cells(path)[i])
+
+
 HEADING = re.compile(r'^(#+) (.*)\n', re.MULTILINE)
 
 

@@ -301,7 +301,7 @@ function speak() { // in the language that was chosen
   $('language').lang = other
   for (const name of VIEWS) {
     const link = say('chapterOf', FACTS.chapters[name].name), [before, after] = WORDS[language].chapter.split('{0}')
-    const place = book === null ? link : make('a', { href: book + FACTS.chapters[name].page, textContent: link })
+    const place = book === null ? link : make('a', { href: book + FACTS.chapters[name].page, target: '_top', textContent: link })
     part(name, '.what').replaceChildren(say(name + 'What'), ' ', before, place, after)
   }
   for (const o of document.querySelectorAll('[data-help]')) o.title = say(o.dataset.help)

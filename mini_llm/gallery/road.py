@@ -37,10 +37,11 @@ def summary(
 # %% ../../nbs/gallery/road.ipynb #70ad0009
 def minutes(
     chapter:Path, # An .ipynb file
-)->int: # As it says itself; 60 if it does not
+)->int: # As it says itself
     "How long a chapter takes"
     said = re.search(r'\*(?:Time:|It takes)\*[^.]*?(\d+) minutes', ' '.join(prose(chapter)))
-    return int(said[1]) if said else 60
+    if said is None: raise ValueError(f"{chapter} does not say how long it takes; write *Time:* and the minutes")
+    return int(said[1])
 
 def station(
     notebook:Path, # An .ipynb file in one of the rooms
@@ -185,9 +186,9 @@ _STYLE = """<style>
 .road section a:hover, .road section a:focus-visible { text-decoration: underline; }
 .road svg { display: block; width: 100%; }
 .road section ul { list-style: none; margin: 0 0 0 13px; padding: 14px 0 0; border-left: 1px solid #8886; }
-.road ul li { margin: 0 0 6px -5px; padding-left: 17px; position: relative; font: inherit; }
+.road ul li { margin: 0 0 6px -5px; padding-left: 17px; position: relative; font: inherit; hyphens: auto; }
 .road li::before { content: ""; position: absolute; left: 0; top: 4px; width: 9px; height: 9px; border-radius: 5px; }
-.road p { grid-column: 1/-1; margin: 10px 0; font: inherit; }
+div.road > p { grid-column: 1/-1; margin: 10px 0; font: inherit; }
 .road b { margin: 0 5px 0 10px; }
 ROOMS
 @media (max-width: 700px) {
