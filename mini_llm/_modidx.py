@@ -574,6 +574,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                      'mini_llm/engine/splitting.py'),
                                            'mini_llm.engine.splitting._contraction': ( 'engine/splitting.html#_contraction',
                                                                                        'mini_llm/engine/splitting.py'),
+                                           'mini_llm.engine.splitting._counts': ( 'engine/splitting.html#_counts',
+                                                                                  'mini_llm/engine/splitting.py'),
                                            'mini_llm.engine.splitting._fill_ends': ( 'engine/splitting.html#_fill_ends',
                                                                                      'mini_llm/engine/splitting.py'),
                                            'mini_llm.engine.splitting._fill_ends_wide': ( 'engine/splitting.html#_fill_ends_wide',
