@@ -18,7 +18,7 @@ from mini_llm.gallery.watching import surprise, write
 from mini_llm.generate import Sampling, generate, generate_ids
 from mini_llm.gpt import GPT
 from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, split
-from mini_llm.workshop.page import js_pattern, tokenizer_facts, write_page
+from mini_llm.workshop.page import ask_page, js_pattern, tokenizer_facts, write_page
 from mini_llm.workshop.run import Run
 
 BOOK, BEGIN = ROOT/'models'/'quijote', 'En un lugar de la Mancha'
@@ -34,7 +34,9 @@ def node(*args, **kwargs):
     return done.stdout
 
 
-def ask(page, *questions): return json.loads(node(ROOT/'tests'/'browser'/'ask.js', page, input=json.dumps(questions)))
+def ask(page, *questions):
+    if not shutil.which('node'): pytest.skip('no Node on this machine')
+    return ask_page(page, *questions)
 
 
 @pytest.fixture(scope='module')
@@ -60,6 +62,23 @@ def test_page_is_small(page):
     assert page.stat().st_size < 1.5*n + 200_000
 
 
+def test_larger_model_is_kept_in_eight_bits(tmp_path):
+    "What lies on the shelf is small, names no other machine's folders, and its page writes what it writes"
+    shelf = ROOT/'models'/'cervantes'
+    files = [p for p in shelf.iterdir() if p.is_file()]
+    assert sum(p.stat().st_size for p in files) < 6_000_000
+    for p in (p for p in files if p.suffix in ('.json', '.jsonl', '.md')):
+        assert not re.search('"/|/(work|tmp|home|root)/', p.read_text('utf-8')), p
+    run, n = Run(shelf), sum(v.size for v in load_model(shelf)[1].values())
+    assert f'{n:,} parameters' in (shelf/'README.md').read_text('utf-8')
+    write_page(run, tmp_path/'p.html')
+    assert (tmp_path/'p.html').stat().st_size < 1.5*n + 200_000
+    tok, whole, eight = run.tokenizer, Decoder(shelf), Decoder(shelf, 'int8')
+    want = ids_of(whole, tok, BEGIN, 100, temperature=0)
+    assert want == ids_of(eight, tok, BEGIN, 100, temperature=0)
+    assert ask(tmp_path/'p.html', ['write', BEGIN, 100, dict(temperature=0), 0])[0] == want
+
+
 # The same as Python
 
 def nasty(n, seed=0):
@@ -71,7 +90,7 @@ def nasty(n, seed=0):
 
 
 def test_ids_of_any_text(page, tok, record_property):
-    texts = nasty(2000) + ['', 'ab'*5000 + ' '*99 + '\n'*9, CERVANTES[:50_000]]
+    texts = nasty(1500) + ['', 'ab'*5000 + ' '*99 + '\n'*9, CERVANTES[:50_000]]
     record_property('tried', len(texts))
     for text, ids in zip(texts, ask(page, *(['encode', o] for o in texts)), strict=True):
         assert ids == tok.encode(text).tolist(), ascii(text[:99])
@@ -115,7 +134,7 @@ def test_random_numbers(page):
 
 
 def ids_of(decoder, tok, prompt, n, **how):
-    return list(generate_ids(decoder, tok.encode(prompt or '\n'), n, end=tok.special_tokens.values(), **how))
+    return list(generate_ids(decoder, tok.encode(prompt or '\n'), n, end=range(tok.vocab_size, tok.n_vocab), **how))
 
 
 def knobs(s): return dict(temperature=s.temperature, topK=s.top_k, topP=s.top_p, minP=s.min_p)
@@ -156,7 +175,7 @@ def test_greedy_text_past_the_window(page, tok, decoder):
 
 @pytest.mark.parametrize('prompt', [BEGIN, '', '¿Qué 3,14 es? 😀\n'])
 def test_same_seed_same_text(page, tok, decoder, prompt):
-    cases = [(s, seed) for s in SETTINGS[1:6] for seed in (0, 7)]
+    cases = [(s, seed) for s in SETTINGS[1:6:2] for seed in (0, 7)]
     got = ask(page, *(['write', prompt, 60, knobs(s), seed] for s, seed in cases))
     for (s, seed), ids in zip(cases, got):
         assert ids == ids_of(decoder, tok, prompt, 60, seed=seed, sampling=s), (s, seed)

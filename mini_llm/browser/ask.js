@@ -18,7 +18,7 @@ const answers = {
   scores: ids => { const cache = model.newCache(); return ids.map(id => Array.from(model.step(id, cache))) },
   looks: async ids => (await engine.looks(model, ids)).map(heads => heads.map(rows => rows.map(row => Array.from(row)))),
   async write(prompt, most, knobs, seed, given = []) {
-    const ids = [], options = { ends: tokenizer.ends, given }
+    const ids = [], options = { end: tokenizer.end, given }
     for await (const { id } of engine.write(new engine.Reader(model), tokenizer.encode(prompt || '\n'), most, knobs, seed, options)) ids.push(id)
     return ids
   },

@@ -41,7 +41,7 @@ class Tokenizer {
     this.vocab = vocab.slice()
     this.ranks = new Map(vocab.map((b, id) => [b, id]))
     for (const [text, id] of Object.entries(specials)) this.vocab[id] = latin(new TextEncoder().encode(text))
-    this.ends = new Set(Object.values(specials))
+    this.end = vocab.length // from here on, ids stand for no text
     this.known = new Map()
   }
 
@@ -152,21 +152,22 @@ class Random { // PCG64: a state of 128 bits, of which 64 are shown
 // ---- The knobs (chapter 05) -------------------------------------------------------------------------------------
 
 function softmax(scores) { // -> probabilities, which sum to 1
+  const probs = new Float64Array(scores.length)
   let most = -Infinity, sum = 0
-  for (const s of scores) if (s > most) most = s
-  const probs = Float64Array.from(scores, s => Math.exp(s - most))
-  for (const p of probs) sum += p
-  return probs.map(p => p / sum)
+  for (let i = 0; i < probs.length; i++) if (scores[i] > most) most = scores[i]
+  for (let i = 0; i < probs.length; i++) sum += probs[i] = Math.exp(scores[i] - most)
+  for (let i = 0; i < probs.length; i++) probs[i] /= sum
+  return probs
 }
 
 // Which to keep so that the fewest likeliest reach p together
 function keepTopP(probs, p) {
   const falling = probs.slice().sort().reverse()
   let n = 0, sum = 0
-  for (const q of falling) { sum += q; if (sum - q < p) n++ }
+  for (let i = 0; i < falling.length; i++) { sum += falling[i]; if (sum - falling[i] < p) n++ }
   const least = falling[Math.max(1, n) - 1]
-  let ties = Math.max(1, n) - probs.filter(q => q > least).length
-  return Array.from(probs, q => q > least || q === least && ties-- > 0)
+  let ties = Math.max(1, n) - falling.indexOf(least)
+  return i => probs[i] > least || probs[i] === least && ties-- > 0
 }
 
 // The distribution from which the next token is drawn. -> ids in order, and their probabilities
@@ -177,9 +178,14 @@ function candidates(scores, { temperature = 0.8, topK = 0, topP = 0.95, minP = 0
   const floor = topK > 0 && topK < scores.length ? Float64Array.from(scores).sort().at(-topK) : -Infinity
   const best = scores[most]
   let ids = [], left = []
-  const keep = which => { ids = ids.filter((_, i) => which(i)); left = left.filter((_, i) => which(i)) }
-  scores.forEach((s, id) => { if (s >= floor) { ids.push(id); left.push((s - best) / temperature) } })
-  if (topP < 1) { const kept = keepTopP(softmax(left), topP); keep(i => kept[i]) }
+  const keep = which => {
+    const places = [...ids.keys()].filter(which)
+    ids = places.map(i => ids[i])
+    left = places.map(i => left[i])
+  }
+  for (let id = 0; id < scores.length; id++)
+    if (scores[id] >= floor) { ids.push(id); left.push((scores[id] - best) / temperature) }
+  if (topP < 1) { const kept = keepTopP(softmax(left), topP); keep(kept) }
   if (minP > 0) { const probs = softmax(left), limit = minP * probs[left.indexOf(0)]; keep(i => probs[i] >= limit) }
   return { ids, probs: softmax(left) }
 }
@@ -351,7 +357,7 @@ class Reader { // remembers what it has read, and reads on from where the ids di
 
 // Write on from ids, as `generate_ids` does: the same seed, the same tokens. Yields {id, scores, options};
 // of the ids in `given`, with which the new text must begin, nothing is yielded.
-async function* write(reader, prompt, most, knobs, seed, { ends = new Set(), given = [], pause } = {}) {
+async function* write(reader, prompt, most, knobs, seed, { end = Infinity, given = [], pause } = {}) {
   const limit = reader.model.shape.context_length, random = new Random(seed)
   let held = prompt.slice(-limit)
   for (let n = 0; n < most; n++) {
@@ -360,7 +366,7 @@ async function* write(reader, prompt, most, knobs, seed, { ends = new Set(), giv
     else {
       const scores = await reader.read(held, pause), options = candidates(scores, knobs)
       id = draw(options, random)
-      if (ends.has(id)) return
+      if (id >= end) return
       yield { id, scores, options }
     }
     held.push(id)
@@ -393,9 +399,17 @@ async function looks(model, ids, pause = () => {}) {
 
 // The likeliest of some probabilities. -> [[id, probability], ...], the likeliest first, ties in order
 function likeliest(probs, n) {
-  const ids = Array.from(probs, (_, id) => id).sort((a, b) => probs[b] - probs[a] || a - b)
-  return ids.slice(0, n).map(id => [id, probs[id]])
+  const top = []
+  for (let id = 0; id < probs.length; id++) {
+    if (top.length === n && probs[id] <= top[n - 1][1]) continue
+    let at = top.length
+    while (at > 0 && top[at - 1][1] < probs[id]) at--
+    top.splice(at, 0, [id, probs[id]])
+    if (top.length > n) top.pop()
+  }
+  return top
 }
 
 if (typeof module === 'object')
-  module.exports = { fromBase64, readTensors, floats, Tokenizer, Random, softmax, candidates, draw, product, Model, Reader, write, surprise, looks, likeliest }
+  module.exports = { fromBase64, readTensors, floats, Tokenizer, Random, softmax, candidates, draw, product, Model,
+    Reader, write, surprise, looks, likeliest }

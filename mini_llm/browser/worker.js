@@ -34,7 +34,7 @@ const tasks = {
     const decoder = new TextDecoder('utf-8', { ignoreBOM: true }), piece = id => decoder.decode(tokenizer.bytes([id]), { stream: true })
     let n = 0
     given.forEach(piece)
-    for await (const { id, scores, options } of write(reader, start, most, knobs, seed, { ends: tokenizer.ends, given, pause })) {
+    for await (const { id, scores, options } of write(reader, start, most, knobs, seed, { end: tokenizer.end, given, pause })) {
       const probs = softmax(scores), after = new Map(options.ids.map((i, k) => [i, options.probs[k]]))
       const shown = likeliest(probs, 8)
       if (!shown.some(o => o[0] === id)) shown.push([id, probs[id]])

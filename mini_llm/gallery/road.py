@@ -38,10 +38,11 @@ def summary(
 # %% ../../nbs/gallery/road.ipynb #70ad0009
 def minutes(
     chapter:Path, # An .ipynb file
-)->int: # As it says itself; 60 if it does not
+)->int: # As it says itself
     "How long a chapter takes"
     said = re.search(r'\*(?:Time:|It takes)\*[^.]*?(\d+) minutes', ' '.join(prose(chapter)))
-    return int(said[1]) if said else 60
+    if said is None: raise ValueError(f"{chapter} does not say how long it takes; write *Time:* and the minutes")
+    return int(said[1])
 
 def station(
     notebook:Path, # An .ipynb file in one of the rooms

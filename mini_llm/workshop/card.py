@@ -47,9 +47,14 @@ def write_companions(
         write_atomic(Path(folder)/f'{name}.json', json.dumps(make(tok, context_length), indent=1) + '\n')
 
 # %% ../../nbs/workshop/card.ipynb #ca0a0005
-_KNOWN = {'654bde76a5164f88bdad426d157222a9ae2151f995fe4bc91c0cbf1725f1a152': dict(
-    head='language: es\nlicense: apache-2.0\nauthor: mini_llm contributors',
-    rights='in the public domain (`datasets/README.md` of the project)', prompt='En un lugar de la Mancha')}
+_PROMPT,_CERVANTES = 'En un lugar de la Mancha', 'language: es\nlicense: apache-2.0\nauthor: mini_llm contributors'
+_KNOWN = {
+    '654bde76a5164f88bdad426d157222a9ae2151f995fe4bc91c0cbf1725f1a152': dict(
+        head=f'{_CERVANTES}\ntext: Don Quijote, I a XXI', prompt=_PROMPT,
+        rights='in the public domain (`datasets/README.md` of the project)'),
+    '016873b82a79cd2d34c9fa4a5edce5c338fc29661993654693cd1c99bc1a3389': dict(
+        head=f'{_CERVANTES}\ntext: Don Quijote y las Novelas ejemplares', prompt=_PROMPT,
+        rights='both parts of Don Quijote and the Novelas ejemplares of Cervantes, in the public domain')}
 _ASK = dict(head='license: unknown', rights='whose licence this program does not know; say here what you know')
 
 def _text(run):
@@ -103,12 +108,12 @@ any beginning. It knows nothing else, and is of no use but to learn how such a m
 |---|---|
 {rows}
 
-In this folder, with `mini_llm` and with `transformers`:
 {load}
 '''
 
 # %% ../../nbs/workshop/card.ipynb #ca0a0008
 _LOAD = '''
+In this folder, with `mini_llm` and with `transformers`:
 ```sh
 mini_llm generate {shell} --run .
 ```
@@ -123,7 +128,18 @@ print(write({prompt!r})[0]['generated_text'])
 arithmetic it ends at the same weights, byte for byte, before they are rounded.
 '''.strip('\n')
 
+_LOAD8 = '''
+The matrices are kept in 8 bits, which `mini_llm` reads. In this folder, to write, for other programs, and as a page:
+```sh
+mini_llm generate {shell} --run .
+mini_llm export . --to huggingface
+mini_llm export . --to html
+```
+'''.strip('\n')
+
 # %% ../../nbs/workshop/card.ipynb #ca0a0009
+def _eight(rounded): return rounded and rounded[0] == 'int8'
+
 def _rows(run, result, rights, rounded):
     "What the table says: names and values"
     made,data = run.settings['machine'],run.settings['data']
@@ -134,7 +150,8 @@ def _rows(run, result, rights, rounded):
     yield 'bits per byte', f"{result['bits_per_byte']:.3f} on the part of the text that it has not read"
     if rounded: yield 'as it is here', f'{rounded[1]:.3f}, with the weights in {rounded[0]}'
     if beside := data.get('reference_bits'): yield 'beside it', ', '.join(f'{k} {v:.2f}' for k,v in beside.items())
-    yield 'files', '`model.safetensors`, `config.json` (as `Qwen3ForCausalLM`), `tokenizer.json` and `…_config.json`'
+    elsewhere = '' if _eight(rounded) else ' (as `Qwen3ForCausalLM`), `tokenizer.json` and `…_config.json`'
+    yield 'files', f'`model.safetensors`, `config.json`{elsewhere}'
     yield 'of the run', '`tokenizer.bpe`, `train.json`, `metrics.jsonl`, `result.json`'
 
 # %% ../../nbs/workshop/card.ipynb #ca0a0010
@@ -147,8 +164,10 @@ def card(
     "What a run says about itself"
     shape,data,about = json.loads((run.path/'config.json').read_text()),run.settings['data'],_text(run)
     rows = '\n'.join(f"| {k} | {v.replace('|', '/')} |" for k,v in _rows(run, result, about['rights'], rounded))
-    load = _LOAD.format(shell=quoted(about['prompt'], windows=False), prompt=about['prompt'])
-    return _CARD.format(head=head(run), name=run.name, rows=rows, load=load,
+    form = _LOAD8 if _eight(rounded) else _LOAD
+    load = form.format(shell=quoted(about['prompt'], windows=False), prompt=about['prompt'])
+    top = head(run).replace('library_name: transformers\n', '') if _eight(rounded) else head(run)
+    return _CARD.format(head=top, name=run.name, rows=rows, load=load,
         picture='![Bits per byte during training](loss.png)\n\n' if picture else '', parameters=result['parameters'],
         layers=shape['num_hidden_layers'], width=shape['hidden_size'], context=shape['max_position_embeddings'],
         n_vocab=data['n_vocab'], bytes=data['train']['bytes'], corpus=data['corpus']['name'],

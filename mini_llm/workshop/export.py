@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMATS', 'probes', 'Unequal', 'same_ids', 'same_tokenizer', 'missing', 'held_out', 'held_out_text', 'Peer', 'opened',
            'scores', 'same_scores', 'two_windows', 'same_words', 'bits', 'held_out_bits', 'cost', 'beginning',
-           'same_model', 'to_huggingface', 'write_gguf', 'read_back', 'to_gguf', 'to_tiktoken', 'to_minbpe', 'staged',
-           'Format', 'export']
+           'same_model', 'to_huggingface', 'write_gguf', 'read_back', 'to_gguf', 'to_tiktoken', 'to_minbpe', 'to_html',
+           'to_mini_llm', 'staged', 'Format', 'export']
 
 # %% ../../nbs/workshop/export.ipynb #e13a0001
 import base64, os, random, runpy, secrets, shutil, unicodedata
@@ -22,13 +22,15 @@ import numpy as np
 
 from ..bpe import Tokenizer
 from ..engine.decoding import Decoder, Unsupported
+from ..engine.eightbits import from_int8, to_int8
 from ..engine.files import sha256, write_atomic
-from ..engine.layout import load_model, save_model
+from ..engine.layout import load_model, save_int8, save_model
 from ..generate import generate_ids
 from ..regex_split import GPT4_PATTERN, split
 from .card import card, end_of_text, loss_picture, said, write_companions
 from .dataset import TokenFiles
 from .formats import _hf_merges, _spelled
+from .page import ask_page, write_page
 from .run import Run, bits_per_byte
 from .terminal import command
 
@@ -242,29 +244,35 @@ def _write_weights(source, folder, precision):
     import safetensors.torch
     import torch
     fields,tensors = load_model(source)
+    if precision == 'int8': return save_int8(folder, fields, tensors)
     kind = getattr(torch, precision)
     save_model(folder, fields, {k:torch.tensor(v).to(kind) for k,v in tensors.items()}, safetensors.torch.save)
 
 # %% ../../nbs/workshop/export.ipynb #e13b0202
+def _write_run(run, folder, precision):
+    "Write a run in another precision, without what is only needed to train on; the lines of proof, and the model"
+    if not run.result: raise ValueError(f"{run.path} is unfinished; `{command('train', '--resume', run.path)}` ends it")
+    model,bits = opened(run.path),None
+    _write_weights(run.path, folder, precision)
+    shutil.copyfile(run.tokenizer_file, folder/'tokenizer.bpe')
+    for name in _KEPT: shutil.copyfile(run.path/name, folder/name)
+    write_atomic(folder/'loss.png', loss_picture(run))
+    short = opened(folder)
+    if precision != 'float32':
+        bits,line = cost('mini_llm', lambda ids: scores(short, ids), run, model)
+        yield line
+    write_atomic(folder/'README.md', card(run, run.result, bits and (precision, bits)))
+    return short
+
 def to_huggingface(
     run:Run, # What to export
     folder:Path, # An empty folder
     precision:str='float32', # Of the weights: 'float32', 'float16' or 'bfloat16'
 )->Iterator[str]: # Lines of proof
     "Write a folder that `transformers` opens, with a card"
-    if not run.result: raise ValueError(f"{run.path} is unfinished; `{command('train', '--resume', run.path)}` ends it")
-    model = opened(run.path)
-    _write_weights(run.path, folder, precision)
-    shutil.copyfile(run.tokenizer_file, folder/'tokenizer.bpe')
-    for name in _KEPT: shutil.copyfile(run.path/name, folder/name)
+    model = yield from _write_run(run, folder, precision)
     write_companions(run.tokenizer, folder, model.cfg.context_length)
-    write_atomic(folder/'loss.png', loss_picture(run))
-    short,bits = opened(folder),None
-    if precision != 'float32':
-        bits,line = cost('mini_llm', lambda ids: scores(short, ids), run, model)
-        yield line
-    write_atomic(folder/'README.md', card(run, run.result, bits and (precision, bits)))
-    yield from [missing('transformers')] if missing('transformers') else _check_transformers(run, folder, short)
+    yield from [missing('transformers')] if missing('transformers') else _check_transformers(run, folder, model)
 
 # %% ../../nbs/workshop/export.ipynb #e13b0204
 def _transformers(folder):
@@ -539,6 +547,43 @@ def to_minbpe(
                               probes(tok, held_out_text(run)))
     yield 'minbpe: not checked, it is no package that can be installed'
 
+# %% ../../nbs/workshop/export.ipynb #f9000002
+def to_html(
+    run:Run, # What to export
+    folder:Path, # An empty folder
+    precision:str='int8', # The only one
+)->Iterator[str]: # Lines of proof
+    "Write NAME.html, which writes in any browser"
+    page = folder/f'{run.name}.html'
+    write_page(run, page)
+    yield f'{page.name}: {page.stat().st_size/1e6:.1f} MB'
+    yield from _check_page(run, page) if shutil.which('node') else ['Node: not checked, it is not installed']
+
+def _check_page(run, page):
+    "Ask the engine in the page what we would say"
+    tok,asked = run.tokenizer,probes(run.tokenizer, held_out_text(run))
+    yield same_ids('the page', dict(zip(asked, ask_page(page, *(['encode', o] for o in asked)))).get, tok.encode, asked)
+    model,begin = Decoder(run.path, 'int8'),beginning(run)
+    ends = range(tok.vocab_size, model.cfg.vocab_size)
+    ours = list(generate_ids(model, tok.encode(begin), 100, temperature=0, end=ends))
+    theirs, = ask_page(page, ['write', begin, 100, dict(temperature=0), 0])
+    if theirs != ours: raise Unequal(
+        f"the page goes on with {tok.decode(theirs)!r}, and mini_llm with {tok.decode(ours)!r}")
+    yield f'the page: the same {len(ours)} likeliest tokens'
+
+# %% ../../nbs/workshop/export.ipynb #f9000004
+def to_mini_llm(
+    run:Run, # What to export
+    folder:Path, # An empty folder
+    precision:str='int8', # The only one
+)->Iterator[str]: # Lines of proof
+    "Write the run again in a quarter of its bytes, for mini_llm alone"
+    yield from _write_run(run, folder, precision)
+    (_,whole),(_,short) = load_model(run.path),load_model(folder)
+    wrong = [k for k,v in whole.items() if not np.array_equal(short[k], from_int8(*to_int8(v)) if v.ndim == 2 else v)]
+    if wrong: raise Unequal(f"{wrong[0]} is not read as it was rounded")
+    yield f'the {len(whole)} tensors, read back: rounded as the decoder rounds them, to the last bit'
+
 # %% ../../nbs/workshop/export.ipynb #e13a0030
 @contextmanager
 def staged(
@@ -571,6 +616,8 @@ class Format(NamedTuple):
 FORMATS = dict(
     huggingface=Format(to_huggingface, 'a folder for `transformers` and its hub', ('float32','float16','bfloat16')),
     gguf=Format(to_gguf, 'a file for llama.cpp, Ollama and LM Studio', tuple(_KINDS)),
+    html=Format(to_html, 'one page that writes in any browser', ('int8',)),
+    mini_llm=Format(to_mini_llm, 'the run itself, smaller, to write and not to train on', ('int8',)),
     tiktoken=Format(to_tiktoken, 'the tokenizer as NAME.tiktoken, and a program that loads it'),
     minbpe=Format(to_minbpe, "the tokenizer as NAME.model of minbpe's RegexTokenizer"),
 )
