@@ -429,11 +429,16 @@ def number(self:ChunkTable,
 
 
 # %% ../../nbs/engine/splitting.ipynb #b8988d30
+@kernel
+def _counts(rows, res):
+    "Write how often each chunk was seen to the place of its number"
+    for i in range(len(rows)):
+        if rows[i,1]: res[rows[i,2]] = rows[i,3]
+
 @patch(as_prop=True)
 def counts(self:ChunkTable)->np.ndarray: # (number of chunks,) int64
     "How often each chunk was seen"
-    res,used = np.empty(self.n, np.int64),self.rows[self.rows[:,1] > 0]
-    res[used[:,2]] = used[:,3]
+    _counts(self.rows, res := np.empty(self.n, np.int64))
     return res
 
 @patch(as_prop=True)

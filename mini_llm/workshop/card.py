@@ -47,12 +47,13 @@ def write_companions(
         write_atomic(Path(folder)/f'{name}.json', json.dumps(make(tok, context_length), indent=1) + '\n')
 
 # %% ../../nbs/workshop/card.ipynb #ca0a0005
-_CERVANTES = dict(prompt='En un lugar de la Mancha',
-                  head='language: es\nlicense: apache-2.0\nauthor: mini_llm contributors')
+_PROMPT,_CERVANTES = 'En un lugar de la Mancha', 'language: es\nlicense: apache-2.0\nauthor: mini_llm contributors'
 _KNOWN = {
-    '654bde76a5164f88bdad426d157222a9ae2151f995fe4bc91c0cbf1725f1a152': _CERVANTES | dict(
+    '654bde76a5164f88bdad426d157222a9ae2151f995fe4bc91c0cbf1725f1a152': dict(
+        head=f'{_CERVANTES}\ntext: Don Quijote, I a XXI', prompt=_PROMPT,
         rights='in the public domain (`datasets/README.md` of the project)'),
-    '016873b82a79cd2d34c9fa4a5edce5c338fc29661993654693cd1c99bc1a3389': _CERVANTES | dict(
+    '016873b82a79cd2d34c9fa4a5edce5c338fc29661993654693cd1c99bc1a3389': dict(
+        head=f'{_CERVANTES}\ntext: Don Quijote y las Novelas ejemplares', prompt=_PROMPT,
         rights='both parts of Don Quijote and the Novelas ejemplares of Cervantes, in the public domain')}
 _ASK = dict(head='license: unknown', rights='whose licence this program does not know; say here what you know')
 

@@ -564,7 +564,8 @@ def _check_page(run, page):
     tok,asked = run.tokenizer,probes(run.tokenizer, held_out_text(run))
     yield same_ids('the page', dict(zip(asked, ask_page(page, *(['encode', o] for o in asked)))).get, tok.encode, asked)
     model,begin = Decoder(run.path, 'int8'),beginning(run)
-    ours = list(generate_ids(model, tok.encode(begin), 100, temperature=0, end=range(tok.vocab_size, model.cfg.vocab_size)))
+    ends = range(tok.vocab_size, model.cfg.vocab_size)
+    ours = list(generate_ids(model, tok.encode(begin), 100, temperature=0, end=ends))
     theirs, = ask_page(page, ['write', begin, 100, dict(temperature=0), 0])
     if theirs != ours: raise Unequal(
         f"the page goes on with {tok.decode(theirs)!r}, and mini_llm with {tok.decode(ours)!r}")
