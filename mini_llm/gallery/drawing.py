@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'RED', 'VIOLET', 'GREY', 'use_style', 'axes', 'visible', 'plot_road', 'fit_power_law',
-           'plot_merge_freqs', 'plot_words', 'plot_step', 'plot_attention', 'plot_parameters', 'plot_next', 'plot_cut',
-           'plot_draw', 'plot_reading']
+           'plot_merge_freqs', 'plot_words', 'box', 'arrow', 'plot_step', 'plot_attention', 'plot_parameters',
+           'plot_next', 'plot_cut', 'plot_draw', 'plot_reading']
 
 # %% ../../nbs/gallery/drawing.ipynb #babcab8e
 import numpy as np
@@ -163,15 +163,35 @@ def plot_words(
     return ax
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0052
-def _box(ax, x, y, text, colour, width=.92, height=.62):
+def box(
+    ax:'Axes', # Where to draw
+    x:float, # Its centre
+    y:float, # Likewise
+    text:str, # What it says
+    colour:str, # Of the frame; the ground is paler
+    width:float=.92, # In the units of the axes
+    height:float=.62, # Likewise
+):
     "A text in a box around its centre"
     from matplotlib.patches import FancyBboxPatch
     style = 'round,pad=0,rounding_size=.1'
     ax.add_patch(FancyBboxPatch((x-width/2, y-height/2), width, height, boxstyle=style, fc=colour+'22', ec=colour))
     ax.text(x, y, text, ha='center', va='center', fontsize=8.5)
 
-def _arrow(ax, start, end):
-    ax.annotate('', end, start, arrowprops=dict(arrowstyle='-|>', color='0.4', shrinkA=0, shrinkB=0))
+# %% ../../nbs/gallery/drawing.ipynb #ba0e0057
+def arrow(
+    ax:'Axes', # Where to draw
+    *points:tuple[float,float], # Where it begins, turns and ends
+    label:str='', # Beside its first part, which should go up or down
+    side:float=.12, # How far the label is to the right; below 0 it is to the left
+):
+    "A line through points, with an arrow head at the end"
+    for a,b in zip(points[:-2], points[1:]): ax.plot(*zip(a, b), color='0.35', lw=1.2, solid_capstyle='round')
+    style = dict(arrowstyle='-|>', color='0.35', lw=1.2, shrinkA=0, shrinkB=0)
+    ax.annotate('', points[-1], points[-2], arrowprops=style)
+    (x,y0),(_,y1) = points[:2]
+    where = dict(va='center', ha='left' if side > 0 else 'right')
+    if label: ax.text(x + side, (y0+y1)/2, label, fontsize=8, color='0.35', **where)
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0053
 def plot_step(
@@ -180,25 +200,24 @@ def plot_step(
     ax:'Axes|None'=None, # Where to draw (default: a new figure)
 )->'Axes': # The axes drawn on
     "One step of training: a window, the same moved by one as answers, their surprises, the mean, the gradient, a step"
-    ax,n = axes(9, 3.4) if ax is None else ax,len(bits)
+    ax,n = axes(8.4, 3.6) if ax is None else ax,len(bits)
     for y,name in (3.5, 'window'), (2.4, 'answers'), (.9, 'surprise,\nbits'):
-        ax.text(-.75, y, name, ha='right', va='center', color='0.35')
+        ax.text(-.7, y, name, ha='right', va='center', color='0.35')
     for i,(token,answer,b) in enumerate(zip(tokens, tokens[1:], bits)):
-        _box(ax, i, 3.5, token, BLUE)
-        _box(ax, i, 2.4, answer, GREEN)
-        _arrow(ax, (i, 3.15), (i, 2.76))
+        box(ax, i, 3.5, token, BLUE)
+        box(ax, i, 2.4, answer, GREEN)
+        arrow(ax, (i, 3.17), (i, 2.73))
         ax.bar(i, 1.5*b/max(bits), bottom=.2, width=.7, color=ORANGE)
         ax.text(i, .26 + 1.5*b/max(bits), f'{b:.1f}', ha='center', fontsize=8)
-    steps = [f'their mean,\n{np.mean(bits):.2f} bits:\nthe loss', 'gradient:\nwhich way, for\neach weight',
+    x,y = n + 1.9,(.7, 2.1, 3.5)
+    steps = [f'their mean,\n{np.mean(bits):.2f} bits:\nthe loss', 'gradient:\nwhich way,\nfor each weight',
              'a step:\nall weights\nmove a little']
-    for k,(text,colour) in enumerate(zip(steps, (ORANGE, VIOLET, RED))):
-        _box(ax, n + 1 + 2.4*k, .9, text, colour, 1.95, 1.3)
-        _arrow(ax, (n - .45 + 2.4*k, .9), (n + 2.4*k, .9))
-    x = n + 5.8
-    ax.plot([x, x], [1.55, 3.5], color='0.4', lw=1)
-    _arrow(ax, (x, 3.5), (n - .4, 3.5))
-    ax.text(x - .2, 3.62, 'the next window', ha='right', color='0.35', fontsize=8.5)
-    ax.set(xlim=(-2, n + 6.9), ylim=(.1, 4))
+    for at,text,colour in zip(y, steps, (ORANGE, VIOLET, RED)): box(ax, x, at, text, colour, 2.7, .95)
+    for low,high in zip(y, y[1:]): arrow(ax, (x, low+.48), (x, high-.48))
+    arrow(ax, (n-.45, y[0]), (x-1.38, y[0]))
+    arrow(ax, (x-1.38, y[2]), (n-.5, y[2]))
+    ax.text(n, y[2]+.1, 'the next\nwindow', ha='center', va='bottom', color='0.35', fontsize=8)
+    ax.set(xlim=(-2, n+3.4), ylim=(.1, 4.2))
     ax.axis('off')
     return ax
 
