@@ -1538,6 +1538,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                        'mini_llm.workshop.run.label_ends': ('workshop/run.html#label_ends', 'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run.new_folder': ('workshop/run.html#new_folder', 'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run.newest_run': ('workshop/run.html#newest_run', 'mini_llm/workshop/run.py'),
+                                       'mini_llm.workshop.run.printable': ('workshop/run.html#printable', 'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run.shipped_run': ('workshop/run.html#shipped_run', 'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run.smooth': ('workshop/run.html#smooth', 'mini_llm/workshop/run.py'),
                                        'mini_llm.workshop.run.spread': ('workshop/run.html#spread', 'mini_llm/workshop/run.py')},
