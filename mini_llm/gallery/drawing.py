@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREEN', 'RED', 'VIOLET', 'GREY', 'use_style', 'axes', 'visible', 'plot_road', 'fit_power_law',
-           'plot_merge_freqs', 'plot_words', 'plot_step', 'plot_attention', 'plot_parameters', 'plot_next', 'plot_cut',
-           'plot_draw', 'plot_reading']
+           'plot_merge_freqs', 'plot_words', 'box', 'arrow', 'plot_step', 'plot_attention', 'plot_parameters',
+           'plot_next', 'plot_cut', 'plot_draw', 'plot_reading']
 
 # %% ../../nbs/gallery/drawing.ipynb #babcab8e
 import numpy as np
@@ -163,42 +163,64 @@ def plot_words(
     return ax
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0052
-def _box(ax, x, y, text, colour, width=.92, height=.62):
-    "A text in a box around its centre"
+def box(
+    ax:'Axes', # Where to draw
+    x:float, # Its centre
+    y:float, # Likewise
+    text:str, # What to write in it
+    colour:str, # Of its edge; the inside is a pale shade of it
+    width:float=2.4, # In units of the axes
+    height:float=.62, # Likewise
+    size:float=9, # Of the letters
+):
+    "A text in a coloured box"
     from matplotlib.patches import FancyBboxPatch
-    style = 'round,pad=0,rounding_size=.1'
-    ax.add_patch(FancyBboxPatch((x-width/2, y-height/2), width, height, boxstyle=style, fc=colour+'22', ec=colour))
-    ax.text(x, y, text, ha='center', va='center', fontsize=8.5)
+    style = 'round,pad=0,rounding_size=.12'
+    corner,look = (x - width/2, y - height/2),dict(boxstyle=style, fc=colour+'22', ec=colour, lw=1.2)
+    ax.add_patch(FancyBboxPatch(corner, width, height, **look))
+    ax.text(x, y, text, ha='center', va='center', fontsize=size)
 
-def _arrow(ax, start, end):
-    ax.annotate('', end, start, arrowprops=dict(arrowstyle='-|>', color='0.4', shrinkA=0, shrinkB=0))
+# %% ../../nbs/gallery/drawing.ipynb #ba0e0062
+def arrow(
+    ax:'Axes', # Where to draw
+    *points:tuple[float,float], # From where, over which corners, to where
+    label:str='', # What to write beside its first part
+    side:float=.12, # How far beside it: above 0 to the right, below to the left
+):
+    "A line through points, with an arrow head at the end"
+    for a,b in zip(points[:-2], points[1:]): ax.plot(*zip(a, b), color='0.35', lw=1.2, solid_capstyle='round')
+    style = dict(arrowstyle='-|>', color='0.35', lw=1.2, shrinkA=0, shrinkB=0)
+    ax.annotate('', points[-1], points[-2], arrowprops=style)
+    (x,y0),(_,y1) = points[:2]
+    ax.text(x + side, (y0+y1)/2, label, fontsize=8, color='0.35', va='center', ha='left' if side > 0 else 'right')
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0053
 def plot_step(
-    tokens:list[str], # A window, and the token behind it: what each stands for
-    bits:list[float], # The surprise of each but the first
+    tokens:list[str], # The beginning of a window, and the token behind it: what each stands for
+    bits:list[float], # The surprise of each but the first; those of tokens that are not shown may follow
     ax:'Axes|None'=None, # Where to draw (default: a new figure)
 )->'Axes': # The axes drawn on
     "One step of training: a window, the same moved by one as answers, their surprises, the mean, the gradient, a step"
-    ax,n = axes(9, 3.4) if ax is None else ax,len(bits)
+    ax,n = axes(9, 3.4) if ax is None else ax,len(tokens)-1
     for y,name in (3.5, 'window'), (2.4, 'answers'), (.9, 'surprise,\nbits'):
-        ax.text(-.75, y, name, ha='right', va='center', color='0.35')
+        ax.text(-.7, y, name, ha='right', va='center', color='0.35')
     for i,(token,answer,b) in enumerate(zip(tokens, tokens[1:], bits)):
-        _box(ax, i, 3.5, token, BLUE)
-        _box(ax, i, 2.4, answer, GREEN)
-        _arrow(ax, (i, 3.15), (i, 2.76))
-        ax.bar(i, 1.5*b/max(bits), bottom=.2, width=.7, color=ORANGE)
-        ax.text(i, .26 + 1.5*b/max(bits), f'{b:.1f}', ha='center', fontsize=8)
-    steps = [f'their mean,\n{np.mean(bits):.2f} bits:\nthe loss', 'gradient:\nwhich way, for\neach weight',
+        box(ax, i, 3.5, token, BLUE, .94, size=8)
+        box(ax, i, 2.4, answer, GREEN, .94, size=8 if len(answer) < 7 else 7)
+        arrow(ax, (i, 3.15), (i, 2.76))
+        ax.bar(i, 1.5*b/max(bits[:n]), bottom=.2, width=.7, color=ORANGE)
+        ax.text(i, .26 + 1.5*b/max(bits[:n]), f'{b:.1f}', ha='center', fontsize=8)
+    whose = 'their mean,' if len(bits) == n else f'mean of all {len(bits)},'
+    steps = [f'{whose}\n{np.mean(bits):.2f} bits:\nthe loss', 'gradient:\nwhich way,\nfor each\nweight',
              'a step:\nall weights\nmove a little']
     for k,(text,colour) in enumerate(zip(steps, (ORANGE, VIOLET, RED))):
-        _box(ax, n + 1 + 2.4*k, .9, text, colour, 1.95, 1.3)
-        _arrow(ax, (n - .45 + 2.4*k, .9), (n + 2.4*k, .9))
-    x = n + 5.8
-    ax.plot([x, x], [1.55, 3.5], color='0.4', lw=1)
-    _arrow(ax, (x, 3.5), (n - .4, 3.5))
-    ax.text(x - .2, 3.62, 'the next window', ha='right', color='0.35', fontsize=8.5)
-    ax.set(xlim=(-2, n + 6.9), ylim=(.1, 4))
+        box(ax, n + 1.05 + 2.5*k, .9, text, colour, 2.05, 1.4, size=8.5)
+        arrow(ax, (n - .45 + 2.5*k, .9), (n + .02 + 2.5*k, .9))
+    if len(bits) > n:
+        for y in (3.5, 2.4): ax.text(n - .4, y, '…', va='center')
+    arrow(ax, (n + 6.05, 1.6), (n + 6.05, 3.5), (n - .05, 3.5))
+    ax.text(n + 5.85, 3.62, 'the next window', ha='right', color='0.35', fontsize=8.5)
+    ax.set(xlim=(-1.95, n + 7.15), ylim=(.1, 4))
     ax.axis('off')
     return ax
 
@@ -279,14 +301,13 @@ def plot_cut(
     ax = axes(3.5, 2.6) if ax is None else ax
     falling,kept = np.sort(own)[::-1],np.count_nonzero(left)
     edges,floor = np.arange(len(own)+1) + .5,falling[falling > 0][-1]/2
-    ax.stairs(falling, edges, baseline=floor, fill=True, color=GREY, alpha=.45)
-    ax.stairs(falling[:kept], edges[:kept+1], baseline=floor, fill=True, color=BLUE)
+    ax.stairs(falling, edges, baseline=0, fill=True, color=GREY, alpha=.45)
+    ax.stairs(falling[:kept], edges[:kept+1], baseline=0, fill=True, color=BLUE)
     ax.set(xscale='log', yscale='log', ylim=(floor, 1.5), xlabel='rank', ylabel='probability', title=title)
     share = falling[:kept].sum()
     ax.text(.97, .95, f'kept {share:.0%}', color=BLUE, ha='right', va='top', transform=ax.transAxes)
     ax.text(.97, .84, f'cut {1-share:.0%}', color='0.45', ha='right', va='top', transform=ax.transAxes)
     ax.xaxis.set_major_formatter('{x:,.0f}')
-    ax.yaxis.set_major_formatter('{x:g}')
     return ax
 
 # %% ../../nbs/gallery/drawing.ipynb #487b8692
