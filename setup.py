@@ -19,4 +19,4 @@ setup(
     python_requires=f">={s['min_python']}",
     entry_points=dict(console_scripts=s['console_scripts'].split()),
     install_requires=s['requirements'].split('\n')[1:],
-    extras_require={o: s[f'{o}_requirements'].split('\n')[1:] for o in ('dev', 'export')})
+    extras_require={o: s[f'{o}_requirements'].split('\n')[1:] for o in ('dev', 'export', 'bench')})

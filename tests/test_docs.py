@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from commands import ROOT, begin, end
 
+MODELS = {'quijote', 'cervantes'}
 
 
 class Anchors(HTMLParser):
@@ -52,7 +53,7 @@ def test_every_notebook_and_every_module_has_a_page(site):
     names |= {p.relative_to(nbs).with_suffix('').as_posix() for p in nbs.glob('*/*.ipynb')}
     modules = [p.relative_to(package).with_suffix('').parts for p in package.rglob('*.py') if p.stem[0] != '_']
     names |= {f'reference/{".".join(o)}' for o in modules} | {'reference/index'}
-    assert {p.relative_to(site).with_suffix('').as_posix() for p in site.rglob('*.html')} - {'quijote'} == names
+    assert {p.relative_to(site).with_suffix('').as_posix() for p in site.rglob('*.html')} == names | MODELS
 
 
 def test_the_reference_shows_what_parameters_are(site):
@@ -82,7 +83,7 @@ def test_links_between_rooms_and_what_is_searched_name_the_pages(site):
     to_chapter, to_room = (Anchors(site/p).links for p in ('engine/decoding.html', 'index.html'))
     assert any(o.startswith('../gpt.html') for o in to_chapter) and any(o.startswith('engine/') for o in to_room)
     found = {o['href'].partition('#')[0] for o in json.loads((site/'search.json').read_text('utf-8'))}
-    assert found == {p.relative_to(site).as_posix() for p in site.rglob('*.html')} - {'quijote.html'}
+    assert found == {p.relative_to(site).as_posix() for p in site.rglob('*.html')} - {f'{o}.html' for o in MODELS}
 
 
 def test_sidebar_has_a_section_for_each_room(site):
@@ -91,7 +92,7 @@ def test_sidebar_has_a_section_for_each_room(site):
     sections = re.findall(section, page, re.DOTALL)
     assert sections == ['The road', 'The engine', 'The workshop', 'The gallery']
     pages = {p.relative_to(site).as_posix() for p in [*site.glob('*.html'), *site.glob('[!r]*/*.html')]}
-    assert pages - {'quijote.html'} | {'reference/index.html'} <= {
+    assert pages - {f'{o}.html' for o in MODELS} | {'reference/index.html'} <= {
         normpath('engine/' + o.partition('#')[0]) for o in Anchors(site/'engine'/'decoding.html').links}
 
 
@@ -189,3 +190,5 @@ def test_the_model_writes_on_the_home_page(address, page):
     assert home.locator('textarea#prompt').input_value() == 'En un lugar de la Mancha'
     home.locator('#texts .token').nth(3).click()
     assert home.locator('#options').inner_text().count('%') >= 3
+    home.locator('#view-write .what a').click()             # to a chapter, not in the frame but in its place
+    page.wait_for_url('**/generate.html')

@@ -239,15 +239,15 @@ def test_page_writes_what_python_writes_and_asks_for_nothing(visits):
     assert tab.said == [] and set(tab.asked) <= {'file', 'blob', 'data'}
 
 
-def test_branches_by_mouse(visits):
-    tab = visits()
+def test_branches_by_mouse(visits, tok, decoder):
+    tab, trace = visits(), write(decoder, BEGIN, 120, seed=1, tokenizer=tok)
     tab.locator('#texts .token').nth(5).click()
     name = tab.locator('#options .rows button:not(.chosen) .name').first.text_content()
     tab.locator('#options .rows button:not(.chosen)').first.click()
     finished(tab)
     first, second = texts(tab)
-    same = len([o for o in zip(first, second) if o[0] == o[1]])
-    assert first != second and same >= len(BEGIN)
+    other = next(i for i, _ in trace.options[5] if i != trace.ids[5])
+    assert [first, second] == [BEGIN + o.text for o in (trace, trace.branch(5, other))]
     assert tab.locator('.fork').text_content().strip() == name.replace('·', ' ').strip()
     assert tab.locator('#texts h2').nth(1).text_content().startswith('Text 2: like text 1')
     tab.click('.remove:visible')
@@ -312,7 +312,8 @@ def test_fits_a_phone(visits, view):
 
 
 def test_links_lead_to_the_chapters_of_a_site(tmp_path):
-    write_page(BOOK, tmp_path/'p.html', prompt='', book='./')
+    write_page(BOOK, tmp_path/'p.html', prompt='</script><b>', book='./')
     facts = json.loads(re.search(r'id="facts">(.*?)</script>', (tmp_path/'p.html').read_text('utf-8'))[1])
     names = {re.sub(r'^\d+_', '', p.stem) + '.html' for p in (ROOT/'nbs').glob('0*.ipynb')}
-    assert facts['book'] == './' and {o['page'] for o in facts['chapters'].values()} <= names
+    assert facts['prompt'] == '</script><b>' and facts['book'] == './'
+    assert {o['page'] for o in facts['chapters'].values()} <= names

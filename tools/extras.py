@@ -121,6 +121,7 @@ PLAY = """## Let it write
 
 This is the model of the book, all of it. It writes on your machine, and asks nobody. Touch a word to see what else it
 might have been. [The same page by itself](quijote.html) is one file, for a friend or for a train.
+[A larger model](cervantes.html) has read both parts of *Don Quijote* and the *Novelas ejemplares*.
 
 ```{=html}
 <iframe src="quijote.html" title="The model of the book"
@@ -129,9 +130,10 @@ style="width:100%;height:52rem;border:1px solid #8886"></iframe>
 
 
 def play(folder):
-    "The page of the model of the book, and the home page with it"
+    "The pages of the two models, and the home page with that of the book"
     from mini_llm.workshop.page import write_page
-    write_page(ROOT/'models'/'quijote', folder/'quijote.html', prompt='En un lugar de la Mancha', book='./')
+    for name in 'quijote', 'cervantes':
+        write_page(ROOT/'models'/name, folder/f'{name}.html', prompt='En un lugar de la Mancha', book='./')
     add_cells(folder/'index.ipynb', lambda kind, src: PLAY if 'That is the whole game.' in src else '')
 
 

@@ -411,4 +411,5 @@ function likeliest(probs, n) {
 }
 
 if (typeof module === 'object')
-  module.exports = { fromBase64, readTensors, floats, Tokenizer, Random, softmax, candidates, draw, product, Model, Reader, write, surprise, looks, likeliest }
+  module.exports = { fromBase64, readTensors, floats, Tokenizer, Random, softmax, candidates, draw, product, Model,
+    Reader, write, surprise, looks, likeliest }

@@ -31,7 +31,7 @@ function addToken(box, text) {
   const span = make('span', { className: 'token', tabIndex: -1, textContent: word || '\u200b' })
   span.setAttribute('role', 'button')
   if (!text) span.classList.add('half')
-  if (text.endsWith('\n')) span.classList.add('break')
+  if (/^\n+$/.test(text)) span.classList.add('break')
   box.append(word === text ? '' : ' ', span)
   return span
 }
@@ -75,7 +75,8 @@ function begin() {
   for (const o of texts) o.card.remove()
   texts = []
   numbered = 0
-  grow({ prompt: $('prompt').value, knobs: knobs(), seed: BigInt($('seed').value.replace(/\D/g, '') || 0), tokens: [], from: null, fork: 0 })
+  const seed = BigInt($('seed').value.replace(/\D/g, '') || 0)
+  grow({ prompt: $('prompt').value, knobs: knobs(), seed, tokens: [], from: null, fork: 0 })
 }
 
 function branch(text, k, id) { // the text once more, with another token in its place `k`
@@ -133,7 +134,8 @@ function add(text, token, k) {
 function label(text) {
   const { from, fork, number: n } = text
   const upTo = from && (from.tokens.slice(Math.max(0, fork - 2), fork).map(o => o.text).join('').trim() || '…')
-  text.heading.textContent = from ? say('textFrom', n, from.number, upTo, text.tokens[fork].text.trim() || names[text.tokens[fork].id]) : say('text', n)
+  const here = from && (text.tokens[fork].text.trim() || names[text.tokens[fork].id])
+  text.heading.textContent = from ? say('textFrom', n, from.number, upTo, here) : say('text', n)
   const bits = text.tokens.reduce((sum, o) => sum - Math.log2(o.prob), 0) / Math.max(1, text.tokens.length)
   text.bits.textContent = say('bitsEach', number(bits, 1))
   text.body.setAttribute('aria-label', say('group', n))
@@ -167,13 +169,16 @@ function show(text, k, pinned) {
   span.classList.add('on')
   if (pinned) { rove(text.body, span); span.scrollIntoView({ block: 'nearest' }) }
   chosen = { text, k }
+  const cell = (className, textContent) => make('span', { className, textContent })
+  const surprised = say('bits', number(-Math.log2(token.prob), 1))
   const most = Math.max(...token.options.flatMap(([, before, after]) => [before, after]))
   const bar = (kind, p) => { const o = make('i', { className: kind }); o.style.width = 100 * p / most + '%'; return o }
   const rows = token.options.map(([id, before, after]) => {
     const row = make('button', { type: 'button', onclick: () => branch(text, k, id) },
-      make('span', { className: 'name', textContent: names[id] }), make('span', { className: 'bars' }, bar('before', before), bar('after', after)),
-      make('span', { className: 'share', textContent: percent(before) }), make('span', { className: 'share strong', textContent: percent(after) }))
-    row.setAttribute('aria-label', id === token.id ? `${names[id]}, ${percent(before)}, ${say('chosen')}` : say('candidate', names[id], percent(before), percent(after)))
+      cell('name', names[id]), make('span', { className: 'bars' }, bar('before', before), bar('after', after)),
+      cell('share', percent(before)), cell('share strong', percent(after)))
+    const shares = [names[id], percent(before), percent(after)]
+    row.setAttribute('aria-label', id === token.id ? `${shares[0]}, ${shares[1]}, ${say('chosen')}` : say('candidate', ...shares))
     if (id === token.id) { row.classList.add('chosen'); row.setAttribute('aria-disabled', 'true'); row.onclick = null }
     return row
   })
@@ -184,8 +189,8 @@ function show(text, k, pinned) {
     if (e.key === 'Escape') span.focus()
   })
   $('options').replaceChildren(make('h2', { textContent: say('candidates') }),
-    make('div', { className: 'columns-names' }, make('span', { className: 'before', textContent: say('before') }), make('span', { className: 'after', textContent: say('after') })),
-    list, make('p', { className: 'hint', textContent: say('bits', number(-Math.log2(token.prob), 1)) + ' · ' + say('left', number(token.left), number(names.length)) }))
+    make('div', { className: 'columns-names' }, cell('before', say('before')), cell('after', say('after'))),
+    list, make('p', { className: 'hint', textContent: surprised + ' · ' + say('left', number(token.left), number(names.length)) }))
 }
 
 // ---- The three views of one's own text ----
@@ -340,7 +345,8 @@ function sliders() {
     if (key === 'most') delete input.dataset.help
   }
   const seed = make('input', { type: 'text', id: 'seed', inputMode: 'numeric', value: '1', autocomplete: 'off' }), name = make('span')
-  const dice = make('button', { type: 'button', textContent: '⚂', onclick: () => { seed.value = Math.floor(Math.random() * 10000); begin() } })
+  const dice = make('button', { type: 'button', textContent: '⚂' })
+  dice.onclick = () => { seed.value = Math.floor(Math.random() * 10000); begin() }
   name.dataset.word = 'seed'
   seed.dataset.help = 'seedHelp'
   dice.dataset.label = dice.dataset.help = 'another'
@@ -366,6 +372,7 @@ function listen() {
   touchable(part('looks', '.shown'), (k, pinned) => { if (pinned) { token = k; paint() } })
 }
 
+document.body.classList.toggle('framed', window !== window.parent)
 $('name').textContent = document.title = FACTS.about.name
 $('prompt').value = FACTS.prompt
 $('knobs').open = matchMedia('(min-width: 52rem)').matches

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .kernels import kernel, load8, overlapping, prefetch, store8
+from .kernels import kernel, load8, prefetch, store8
 from .merging import Heap, drop_first, first_slot, pair_key, push
 from .splitting import LONG_KEY, ChunkTable, chunk_key, find_row, first_row, same_bytes, with_room
 
@@ -125,7 +125,7 @@ class Ranks:
     ):
         self.data,self.begin,first,middle,last,ids = _cuts(vocab)
         self.lengths = np.diff(self.begin)
-        self.words = overlapping(np.concatenate([self.data, np.zeros(8, np.uint8)]))
+        self.padded = np.concatenate([self.data, np.zeros(16, np.uint8)])
         self.table = table = ChunkTable()
         table.number(self.data, 0, self.begin[1:])
         single = table.find(np.arange(256, dtype=np.uint8), np.arange(256), np.arange(1, 257))
@@ -367,19 +367,29 @@ def _make_room(self:Memory, ends, start, limit):
 
 # %% ../../nbs/engine/encoding.ipynb #5a19291c
 @kernel
-def _lay_out(ids, words, begin, out):
-    "Write the bytes of tokens one after another, and return how many there are"
+def _count_bytes(ids, lengths):
+    "How many bytes tokens have together"
+    total = 0
+    for i in ids: total += lengths[i]
+    return total
+
+@kernel
+def _lay_out(ids, data, begin, lengths, out):
+    "Write the bytes of tokens one after another"
     at = 0
     for i in ids:
-        n = begin[i+1] - begin[i]
-        for j in range(0, n, 8): out[at+j] = words[begin[i]+j]
+        first,n = begin[i],lengths[i]
+        store8(out, at, load8(data, first))
+        store8(out, at+8, load8(data, first+8))
+        for j in range(16, n, 8): store8(out, at+j, load8(data, first+j))
         at += n
-    return at
 
 @patch
 def lay_out(self:Ranks,
     ids:np.ndarray, # Integers of any kind, each in the vocabulary
 )->np.ndarray: # uint8
     "The bytes of ids one after another"
-    res = np.empty(self.lengths[ids].sum() + 8, np.uint8)
-    return res[:_lay_out(ids.astype(np.int32), self.words, self.begin, overlapping(res))]
+    ids = ids.astype(np.uint32, copy=False)
+    res = np.empty(_count_bytes(ids, self.lengths) + 16, np.uint8)
+    _lay_out(ids, self.padded, self.begin, self.lengths, res)
+    return res[:-16]

@@ -98,15 +98,16 @@ class _Kept(FunctionCache):
     "What numba keeps of a kernel on disk: as fresh as its sources, and no reason to stop"
     _impl_class = _Places
 
-    def __init__(self, f):
+    def __init__(self, f, allocates):
         super().__init__(f)
+        self._find = super().load_overload if allocates else self._load_overload
         stamp = numba.__version__, self._impl.locator.get_source_stamp(), _stamp(Path(inspect.getfile(f)))
         self._cache_file = _Checked(self.cache_path, f'checked-{self._impl.filename_base}', stamp)
 
     def load_overload(self, sig, target_context):
         "A compiled form, or None if it has to be made"
         res = None
-        try: res = super().load_overload(sig, target_context)
+        try: res = self._find(sig, target_context)
         except Exception as e:
             _tell('damaged', f"Compiled code in {self.cache_path} cannot be used ({e}) and is made anew; "
                              "if that does not help, name another folder in NUMBA_CACHE_DIR")
@@ -136,7 +137,7 @@ def kernel(
     res = numba.njit(inline='always' if inline else 'never', fastmath=fastmath, parallel=parallel, nogil=True,
                      error_model='numpy', **({} if allocates or parallel else _UNCOUNTED))(f)
     if inline or f.__module__ == '__main__' or not hasattr(res, '_cache'): return res
-    try: res._cache = _Kept(f)
+    try: res._cache = _Kept(f, allocates or parallel or not _UNCOUNTED)
     except RuntimeError as e: _tell_unkept(e)
     return res
 

@@ -185,7 +185,8 @@ def read_tensors(
     head = found.pop('lm_head.weight', None)
     scales = {k.removesuffix('_scale'):found.pop(k) for k in list(found) if k.endswith('.weight_scale')}
     if lacks := want.keys() - found.keys(): raise ValueError(f"it lacks {_some(lacks)}")
-    if more := (found | scales).keys() - want.keys(): raise ValueError(f"it has {_some(more)}, which this model has not")
+    if more := (found | scales).keys() - want.keys():
+        raise ValueError(f"it has {_some(more)}, which this model has not")
     for k,shape in want.items():
         if (has := tuple(found[k]['shape'])) != shape: raise ValueError(f"{k} has the shape {has}, not {shape}")
     res = {k:_float32(k, found[k], scales.get(k)) for k in want}

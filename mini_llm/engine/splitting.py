@@ -277,6 +277,7 @@ _LOW = np.array([(1 << 8*min(n, 8)) - 1 for n in range(16)], np.uint64)    # of 
 _HIGH = np.array([(1 << 8*max(n-8, 0)) - 1 for n in range(16)], np.uint64) # and in the second
 LONG_KEY = np.uint64(255 << 56) # what the second number of a key is at least, if the chunk has more than 15 bytes
 _MIX = np.uint64(0x9e3779b97f4a7c15) # 2**64 divided by the golden ratio, made odd (Knuth, TAOCP 6.4)
+_MIX2 = np.uint64(0xb7e151628aed2a6b) # the digits of e, which have nothing to do with it
 
 @kernel(inline=True)
 def mix(
@@ -293,8 +294,8 @@ def first_row(
     b, # Second number
     n, # Rows in the table, a power of two
 ): # uint64
-    "The row of a table in which to look for a key first, in a kernel"
-    return mix(a, b) >> np.uint64(8) & np.uint64(n - 1)
+    "The row of a table in which to look for a key first, the upper bits of a sum of products, in a kernel"
+    return (a*_MIX + b*_MIX2) >> zeros_above(np.uint64(n - 1))
 
 # %% ../../nbs/engine/splitting.ipynb #4eb1b397
 @kernel
@@ -429,11 +430,16 @@ def number(self:ChunkTable,
 
 
 # %% ../../nbs/engine/splitting.ipynb #b8988d30
+@kernel
+def _counts(rows, res):
+    "Write how often each chunk was seen to the place of its number"
+    for i in range(len(rows)):
+        if rows[i,1]: res[rows[i,2]] = rows[i,3]
+
 @patch(as_prop=True)
 def counts(self:ChunkTable)->np.ndarray: # (number of chunks,) int64
     "How often each chunk was seen"
-    res,used = np.empty(self.n, np.int64),self.rows[self.rows[:,1] > 0]
-    res[used[:,2]] = used[:,3]
+    _counts(self.rows, res := np.empty(self.n, np.int64))
     return res
 
 @patch(as_prop=True)

@@ -167,32 +167,31 @@ def box(
     ax:'Axes', # Where to draw
     x:float, # Its centre
     y:float, # Likewise
-    text:str, # What to write in it
-    colour:str, # Of its edge; the inside is a pale shade of it
-    width:float=2.4, # In units of the axes
+    text:str, # What it says
+    colour:str, # Of the frame; the ground is paler
+    width:float=.92, # In the units of the axes
     height:float=.62, # Likewise
-    size:float=9, # Of the letters
 ):
-    "A text in a coloured box"
+    "A text in a box around its centre"
     from matplotlib.patches import FancyBboxPatch
-    style = 'round,pad=0,rounding_size=.12'
-    corner,look = (x - width/2, y - height/2),dict(boxstyle=style, fc=colour+'22', ec=colour, lw=1.2)
-    ax.add_patch(FancyBboxPatch(corner, width, height, **look))
-    ax.text(x, y, text, ha='center', va='center', fontsize=size)
+    style = 'round,pad=0,rounding_size=.1'
+    ax.add_patch(FancyBboxPatch((x-width/2, y-height/2), width, height, boxstyle=style, fc=colour+'22', ec=colour))
+    ax.text(x, y, text, ha='center', va='center', fontsize=8.5)
 
-# %% ../../nbs/gallery/drawing.ipynb #ba0e0062
+# %% ../../nbs/gallery/drawing.ipynb #ba0e0057
 def arrow(
     ax:'Axes', # Where to draw
-    *points:tuple[float,float], # From where, over which corners, to where
-    label:str='', # What to write beside its first part
-    side:float=.12, # How far beside it: above 0 to the right, below to the left
+    *points:tuple[float,float], # Where it begins, turns and ends
+    label:str='', # Beside its first part, which should go up or down
+    side:float=.12, # How far the label is to the right; below 0 it is to the left
 ):
     "A line through points, with an arrow head at the end"
     for a,b in zip(points[:-2], points[1:]): ax.plot(*zip(a, b), color='0.35', lw=1.2, solid_capstyle='round')
     style = dict(arrowstyle='-|>', color='0.35', lw=1.2, shrinkA=0, shrinkB=0)
     ax.annotate('', points[-1], points[-2], arrowprops=style)
     (x,y0),(_,y1) = points[:2]
-    ax.text(x + side, (y0+y1)/2, label, fontsize=8, color='0.35', va='center', ha='left' if side > 0 else 'right')
+    where = dict(va='center', ha='left' if side > 0 else 'right')
+    if label: ax.text(x + side, (y0+y1)/2, label, fontsize=8, color='0.35', **where)
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0053
 def plot_step(
@@ -201,26 +200,25 @@ def plot_step(
     ax:'Axes|None'=None, # Where to draw (default: a new figure)
 )->'Axes': # The axes drawn on
     "One step of training: a window, the same moved by one as answers, their surprises, the mean, the gradient, a step"
-    ax,n = axes(9, 3.4) if ax is None else ax,len(tokens)-1
+    ax,n = axes(8.4, 3.6) if ax is None else ax,len(tokens)-1
     for y,name in (3.5, 'window'), (2.4, 'answers'), (.9, 'surprise,\nbits'):
         ax.text(-.7, y, name, ha='right', va='center', color='0.35')
     for i,(token,answer,b) in enumerate(zip(tokens, tokens[1:], bits)):
-        box(ax, i, 3.5, token, BLUE, .94, size=8)
-        box(ax, i, 2.4, answer, GREEN, .94, size=8 if len(answer) < 7 else 7)
-        arrow(ax, (i, 3.15), (i, 2.76))
+        box(ax, i, 3.5, token, BLUE)
+        box(ax, i, 2.4, answer, GREEN)
+        arrow(ax, (i, 3.17), (i, 2.73))
         ax.bar(i, 1.5*b/max(bits[:n]), bottom=.2, width=.7, color=ORANGE)
         ax.text(i, .26 + 1.5*b/max(bits[:n]), f'{b:.1f}', ha='center', fontsize=8)
-    whose = 'their mean,' if len(bits) == n else f'mean of all {len(bits)},'
-    steps = [f'{whose}\n{np.mean(bits):.2f} bits:\nthe loss', 'gradient:\nwhich way,\nfor each\nweight',
+    x,y = n + 1.9,(.7, 2.1, 3.5)
+    whose = 'their mean' if len(bits) == n else f'mean of all {len(bits)}'
+    steps = [f'{whose},\n{np.mean(bits):.2f} bits:\nthe loss', 'gradient:\nwhich way,\nfor each weight',
              'a step:\nall weights\nmove a little']
-    for k,(text,colour) in enumerate(zip(steps, (ORANGE, VIOLET, RED))):
-        box(ax, n + 1.05 + 2.5*k, .9, text, colour, 2.05, 1.4, size=8.5)
-        arrow(ax, (n - .45 + 2.5*k, .9), (n + .02 + 2.5*k, .9))
-    if len(bits) > n:
-        for y in (3.5, 2.4): ax.text(n - .4, y, '…', va='center')
-    arrow(ax, (n + 6.05, 1.6), (n + 6.05, 3.5), (n - .05, 3.5))
-    ax.text(n + 5.85, 3.62, 'the next window', ha='right', color='0.35', fontsize=8.5)
-    ax.set(xlim=(-1.95, n + 7.15), ylim=(.1, 4))
+    for at,text,colour in zip(y, steps, (ORANGE, VIOLET, RED)): box(ax, x, at, text, colour, 2.7, .95)
+    for low,high in zip(y, y[1:]): arrow(ax, (x, low+.48), (x, high-.48))
+    arrow(ax, (n-.45, y[0]), (x-1.38, y[0]))
+    arrow(ax, (x-1.38, y[2]), (n-.5, y[2]))
+    ax.text(n, y[2]+.1, 'the next\nwindow', ha='center', va='bottom', color='0.35', fontsize=8)
+    ax.set(xlim=(-2, n+3.4), ylim=(.1, 4.2))
     ax.axis('off')
     return ax
 

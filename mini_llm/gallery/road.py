@@ -18,6 +18,7 @@ from .inside import attention_maps
 from ..generate import generate, next_logits, softmax
 from ..gpt import GPT
 from ..regex_split import split
+from ..workshop.run import Run
 
 # %% ../../nbs/gallery/road.ipynb #70ad0007
 def prose(
@@ -62,7 +63,7 @@ def beside(
 
 # %% ../../nbs/gallery/road.ipynb #70ad000f
 def travel(
-    run:'Run', # A finished run
+    run:Run, # A finished run
     sentence:str, # Where to begin
 )->dict: # What each chapter makes of it
     "The way of a sentence through a model"
@@ -158,7 +159,7 @@ class RoadMap:
     "The road through the chapters in a folder, as a page and as a picture"
     def __init__(self,
         nbs:Path, # Folder of the chapters and rooms; links begin there
-        run:'Run', # Whose model makes something of the sentence
+        run:Run, # Whose model makes something of the sentence
         sentence:str='En un lugar de la Mancha', # What travels
     ):
         self.nbs,self.chapters,self.way = nbs,sorted(nbs.glob('0*.ipynb')),travel(run, sentence)

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..bpe import END_OF_TEXT, Tokenizer
 from ..engine.files import write_atomic
 from .formats import write_huggingface
-from .run import Run
+from .run import Run, printable
 from .terminal import quoted
 
 # %% ../../nbs/workshop/card.ipynb #ca0a0003
@@ -47,12 +47,13 @@ def write_companions(
         write_atomic(Path(folder)/f'{name}.json', json.dumps(make(tok, context_length), indent=1) + '\n')
 
 # %% ../../nbs/workshop/card.ipynb #ca0a0005
-_CERVANTES = dict(prompt='En un lugar de la Mancha',
-                  head='language: es\nlicense: apache-2.0\nauthor: mini_llm contributors')
+_PROMPT,_CERVANTES = 'En un lugar de la Mancha', 'language: es\nlicense: apache-2.0\nauthor: mini_llm contributors'
 _KNOWN = {
-    '654bde76a5164f88bdad426d157222a9ae2151f995fe4bc91c0cbf1725f1a152': _CERVANTES | dict(
+    '654bde76a5164f88bdad426d157222a9ae2151f995fe4bc91c0cbf1725f1a152': dict(
+        head=f'{_CERVANTES}\ntext: Don Quijote, I a XXI', prompt=_PROMPT,
         rights='in the public domain (`datasets/README.md` of the project)'),
-    '016873b82a79cd2d34c9fa4a5edce5c338fc29661993654693cd1c99bc1a3389': _CERVANTES | dict(
+    '016873b82a79cd2d34c9fa4a5edce5c338fc29661993654693cd1c99bc1a3389': dict(
+        head=f'{_CERVANTES}\ntext: Don Quijote y las Novelas ejemplares', prompt=_PROMPT,
         rights='both parts of Don Quijote and the Novelas ejemplares of Cervantes, in the public domain')}
 _ASK = dict(head='license: unknown', rights='whose licence this program does not know; say here what you know')
 
@@ -88,7 +89,7 @@ def loss_picture(
     "The loss of a run as a picture"
     from matplotlib.figure import Figure
     figure,png = Figure(figsize=(6,4)),io.BytesIO()
-    run.plot_loss(figure.subplots()).set_title(run.name)
+    run.plot_loss(figure.subplots())
     figure.savefig(png, dpi=100, bbox_inches='tight', metadata=dict(Software=None))
     return png.getvalue()
 
@@ -142,8 +143,8 @@ def _eight(rounded): return rounded and rounded[0] == 'int8'
 def _rows(run, result, rights, rounded):
     "What the table says: names and values"
     made,data = run.settings['machine'],run.settings['data']
-    yield 'text', f"{data['corpus']['name']}, {rights}"
-    if start := run.settings['train'].get('start'): yield 'begun from', f'the weights of {start}, and not from chance'
+    yield 'text', f"{printable(data['corpus']['name'])}, {rights}"
+    if start := run.settings['train'].get('start'): yield 'begun from', f'the weights of {printable(start)}, and not from chance'
     yield 'made in', (f"{result['steps']:,} steps and {result['seconds']:.0f} seconds, {made['threads']} threads of a "
                       f"{made['device'].upper()}, products in {made['dtype']}")
     yield 'bits per byte', f"{result['bits_per_byte']:.3f} on the part of the text that it has not read"
@@ -166,10 +167,10 @@ def card(
     form = _LOAD8 if _eight(rounded) else _LOAD
     load = form.format(shell=quoted(about['prompt'], windows=False), prompt=about['prompt'])
     top = head(run).replace('library_name: transformers\n', '') if _eight(rounded) else head(run)
-    return _CARD.format(head=top, name=run.name, rows=rows, load=load,
+    return _CARD.format(head=top, name=printable(run.name), rows=rows, load=load,
         picture='![Bits per byte during training](loss.png)\n\n' if picture else '', parameters=result['parameters'],
         layers=shape['num_hidden_layers'], width=shape['hidden_size'], context=shape['max_position_embeddings'],
-        n_vocab=data['n_vocab'], bytes=data['train']['bytes'], corpus=data['corpus']['name'],
+        n_vocab=data['n_vocab'], bytes=data['train']['bytes'], corpus=printable(data['corpus']['name']),
         epochs=result['tokens']/data['train']['ids'])
 
 # %% ../../nbs/workshop/card.ipynb #ca0a0011

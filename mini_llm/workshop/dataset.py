@@ -7,7 +7,9 @@ __all__ = ['split_texts', 'token_stream', 'compressor_bits', 'ngram_bits', 'id_t
            'TokenFiles', 'load_tokens', 'corpus_name', 'find_tokenizer', 'newest_tokens']
 
 # %% ../../nbs/workshop/dataset.ipynb #cbbe0b99
-import bz2, hashlib, json, lzma, re
+import bz2, hashlib, json, lzma, os, re
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,17 +36,30 @@ def split_texts(
     while cut > len(texts[i]): cut, i = cut - len(texts[i]), i + 1
     return texts[:i] + [texts[i][:cut]], [texts[i][cut:]] + texts[i+1:]
 
+# %% ../../nbs/workshop/dataset.ipynb #6d8b0001
+def _in_turn(f, items, threads):
+    "`f` of each item, in their order, some of them worked on at the same time"
+    with ThreadPoolExecutor(threads) as pool:
+        begun = deque()
+        for item in items:
+            begun.append(pool.submit(f, item))
+            if len(begun) > 2*threads: yield begun.popleft().result()
+        while begun: yield begun.popleft().result()
+
 # %% ../../nbs/workshop/dataset.ipynb #e60d94ac
 def token_stream(
     tokenizer:Tokenizer, # Knows `<|endoftext|>`
     texts:list[str], # Documents
     ended:bool=True, # Whether the last one ends here
-): # Arrays of ids, and the number of characters each stands for
+    threads:int|None=None, # How many pieces to encode at the same time (default: as there are processors, up to 4)
+): # Arrays of ids, and the text that each stands for
     "Encode documents piece by piece, each followed by the token that ends it"
+    threads = threads or min(os.cpu_count() or 1, 4)
     end = np.array([tokenizer.special_tokens[END_OF_TEXT]], dtype=np.int32)
+    def encode(piece): return tokenizer.encode(piece), piece
     for i,text in enumerate(texts):
-        for piece in tokenizer.pieces(text): yield tokenizer.encode(piece), len(piece)
-        if ended or i < len(texts) - 1: yield end, 0
+        yield from _in_turn(encode, tokenizer.pieces(text), threads)
+        if ended or i < len(texts) - 1: yield end, ''
 
 # %% ../../nbs/workshop/dataset.ipynb #e3271ba8
 def compressor_bits(
@@ -92,12 +107,12 @@ def _in_bytes(texts, size=1<<20):
 
 def _write_ids(file, tokenizer, texts, ended, bar):
     "Write a part of the corpus to an open file, and count what it holds"
-    n = 0
-    for ids,chars in token_stream(tokenizer, texts, ended):
-        file.write(ids.astype(id_type(tokenizer.n_vocab)).tobytes())
-        n += len(ids)
-        bar.update(chars)
-    return dict(ids=n, bytes=sum(map(len, _in_bytes(texts))))
+    n = n_bytes = 0
+    for ids,piece in token_stream(tokenizer, texts, ended):
+        file.write(ids.astype(id_type(tokenizer.n_vocab)))
+        n,n_bytes = n + len(ids),n_bytes + len(piece.encode())
+        bar.update(len(piece))
+    return dict(ids=n, bytes=n_bytes)
 
 # %% ../../nbs/workshop/dataset.ipynb #f4acbf37
 def _written(file, dtype):

@@ -11,7 +11,7 @@ __all__ = ['FORMATS', 'probes', 'Unequal', 'same_ids', 'same_tokenizer', 'missin
 # %% ../../nbs/workshop/export.ipynb #e13a0001
 import base64, os, random, runpy, secrets, shutil, unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -564,7 +564,8 @@ def _check_page(run, page):
     tok,asked = run.tokenizer,probes(run.tokenizer, held_out_text(run))
     yield same_ids('the page', dict(zip(asked, ask_page(page, *(['encode', o] for o in asked)))).get, tok.encode, asked)
     model,begin = Decoder(run.path, 'int8'),beginning(run)
-    ours = list(generate_ids(model, tok.encode(begin), 100, temperature=0, end=range(tok.vocab_size, model.cfg.vocab_size)))
+    ends = range(tok.vocab_size, model.cfg.vocab_size)
+    ours = list(generate_ids(model, tok.encode(begin), 100, temperature=0, end=ends))
     theirs, = ask_page(page, ['write', begin, 100, dict(temperature=0), 0])
     if theirs != ours: raise Unequal(
         f"the page goes on with {tok.decode(theirs)!r}, and mini_llm with {tok.decode(ours)!r}")
@@ -592,12 +593,16 @@ def staged(
     "Files that take their place together, or not at all"
     _check_place(out, force)
     tmp = out.with_name(f'.{out.name}.{secrets.token_hex(4)}.tmp')
-    tmp.mkdir(parents=True)
+    parents = [o for o in out.parents if not o.exists()]
     try:
+        tmp.mkdir(parents=True)
         yield tmp
         out.mkdir(exist_ok=True)
         for o in sorted(tmp.iterdir()): os.replace(o, out/o.name)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+        with suppress(OSError):      # only empty ones can be removed
+            for o in parents: o.rmdir()
 
 def _check_place(out, force):
     "Refuse a place that is taken"

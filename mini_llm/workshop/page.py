@@ -19,6 +19,7 @@ from ..engine.files import write_atomic
 from ..engine.layout import int8_file, load_model
 from ..engine.splitting import BREAK, LETTER, NUMBER, SPACE, char_classes
 from ..regex_split import CL100K_PATTERN, GPT4_PATTERN
+from .card import said
 from .run import Run
 
 # %% ../../nbs/workshop/page.ipynb #f8000007
@@ -73,7 +74,8 @@ _CHAPTERS = dict(write='05_generate', tokens='01_bpe', looks='02_attention', sur
 def _about(run, tensors):
     "What the page says about its model"
     corpus = run.settings['data'].get('corpus') or {}
-    return dict(name=run.name, parameters=sum(v.size for v in tensors.values()), text=corpus.get('name'))
+    text = said(run, 'text') or corpus.get('name')
+    return dict(name=run.name, parameters=sum(v.size for v in tensors.values()), text=text)
 
 def _first_words(run):
     "What the last sample began with"

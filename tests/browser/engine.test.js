@@ -64,6 +64,7 @@ test('a pair of a lower rank that comes about in a pass is joined first', () => 
   const t = learned('xab', 'ab', 'abab') // no text teaches such ranks, but a file may hold them
   assert.deepEqual(t.join('xabab'), [256, 257])
   assert.deepEqual(t.join('abxabab'), [257, 256, 257])
+  assert.deepEqual(learned('aba', 'ab').join('abab'), [256, 98])
 })
 
 test('long chunks take no time that grows with their square', () => {
@@ -94,6 +95,7 @@ test('each knob cuts what it should', () => {
   assert.deepEqual(kept({ topK: 2 }), [0, 1, 4]) // a tie stays
   assert.deepEqual(kept({ topP: .6 }), [0, 1])    // the first of a tie
   assert.deepEqual(kept({ topP: 0 }), [0])
+  assert.deepEqual(candidates([1, 1], { ...all, topP: .5 }).ids, [0]) // one has reached it
   assert.deepEqual(kept({ minP: .5 }), [0, 1, 4])
   assert.deepEqual(candidates([0, 1e4], { ...all, temperature: .001 }).probs, Float64Array.of(0, 1))
   assert.equal(draw({ ids: [7, 9], probs: [.5, .5] }, { uniform: () => .5 }), 9)
