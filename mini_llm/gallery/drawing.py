@@ -127,14 +127,15 @@ def plot_merge_freqs(
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0032
 def _apart(xy, widths, dy):
-    "Heights of labels that begin at these points, moved until none that would cover another is nearer than `dy`"
-    heights,(x,_) = xy[:,1].copy(),xy.T
+    "Heights of labels that begin at these points, moved until none covers another, which is `dy` high, or its point"
+    heights,(x,y) = xy[:,1].copy(),xy.T
     beside = (x[:,None] <= x) & (x - x[:,None] < widths[:,None])         # `j` begins within the label of `i`
+    push = lambda gap,dy: max(dy - abs(gap), 0) * (1 if gap >= 0 else -1)
     for _ in range(50):
         for i,j in np.argwhere(beside & ~np.eye(len(x), dtype=bool)):
-            gap = heights[i] - heights[j]
-            push = max(dy - abs(gap), 0) / 2 * (1 if gap >= 0 else -1)
-            heights[i],heights[j] = heights[i] + push,heights[j] - push
+            half = push(heights[i] - heights[j], dy) / 2
+            heights[i],heights[j] = heights[i] + half,heights[j] - half
+            heights[i] += push(heights[i] - y[j], .7*dy)                  # points stay where they are
     return heights
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0033
@@ -145,7 +146,7 @@ def plot_words(
     ax:'Axes|None'=None, # Where to draw (default: a new figure)
 )->'Axes': # The axes drawn on
     "Words as points: their vectors, all made equally long, seen from the side from which they differ most"
-    ax = axes(7, 4) if ax is None else ax
+    ax = axes(9, 5.4) if ax is None else ax
     x = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     x = x - x.mean(0)
     side = np.linalg.svd(x, full_matrices=False)[2][:2]
@@ -154,9 +155,10 @@ def plot_words(
     colours = dict(zip(which, [BLUE, ORANGE, GREEN, VIOLET, RED, GREY]))
     for k in which: ax.scatter(*xy[[o == k for o in kinds]].T, s=16, color=colours[k], label=k)
     width,height = np.ptp(xy, axis=0)
-    widths = width * np.array([.02 + .013*len(o) for o in words])
-    for (a,b),y,word,kind in zip(xy, _apart(xy, widths, .042*height), words, kinds):
-        ax.text(a + .012*width, y, word, color=colours[kind], va='center', fontsize=8)
+    widths = width * np.array([.02 + .01*len(o) for o in words])
+    for (a,b),y,word,kind in zip(xy, _apart(xy, widths, .036*height), words, kinds):
+        ax.plot([a, a + .01*width], [b, y], color=colours[kind], lw=.6)
+        ax.text(a + .012*width, y, word, color=colours[kind], va='center', fontsize=8.5)
     ax.set(xticks=[], yticks=[], xlim=(xy[:,0].min() - .03*width, xy[:,0].max() + .14*width))
     ax.spines[:].set_visible(False)
     ax.legend(loc='best', handletextpad=.2)
