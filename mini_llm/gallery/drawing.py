@@ -206,8 +206,8 @@ def plot_step(
     for y,name in (3.5, 'window'), (2.4, 'answers'), (.9, 'surprise,\nbits'):
         ax.text(-.7, y, name, ha='right', va='center', color='0.35')
     for i,(token,answer,b) in enumerate(zip(tokens, tokens[1:], bits)):
-        box(ax, i, 3.5, token, BLUE)
-        box(ax, i, 2.4, answer, GREEN)
+        box(ax, i, 3.5, token, BLUE, .97)
+        box(ax, i, 2.4, answer, GREEN, .97)
         arrow(ax, (i, 3.17), (i, 2.73))
         ax.bar(i, 1.5*b/max(bits[:n]), bottom=.2, width=.7, color=ORANGE)
         ax.text(i, .26 + 1.5*b/max(bits[:n]), f'{b:.1f}', ha='center', fontsize=8)
