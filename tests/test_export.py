@@ -226,7 +226,7 @@ def test_messages(run, tmp_path, monkeypatch, capsys):
     def err(*args):
         assert main(['export', str(run.path), *args]) == 2
         return capsys.readouterr().err
-    assert '--to is missing; there are huggingface, gguf, tiktoken, minbpe' in err()
+    assert f'--to is missing; there are {", ".join(E.FORMATS)}' in err()
     assert "to='onnx': there are huggingface, gguf" in err('--to', 'onnx')
     kinds = "precision of gguf='int4': there are float32, float16, bfloat16, Q8_0"
     assert kinds in err('--to', 'gguf', '--precision', 'int4')
@@ -234,12 +234,13 @@ def test_messages(run, tmp_path, monkeypatch, capsys):
     assert 'is the run itself' in err('--to', 'minbpe', '--out', str(run.path), '--force')
     (tmp_path/'file').touch()
     assert 'file is a file; name a folder' in err('--to', 'minbpe', '--out', 'file')
+    with monkeypatch.context() as m:
+        m.setattr(E, 'missing', lambda package, *_: f'{package}: not checked')
+        assert 'pip install gguf' in err('--to', 'gguf')
     assert not os.path.exists('exports')
     assert main(['export', str(run.path), '--to', 'minbpe']) == 0
     assert 'minbpe: not checked' in capsys.readouterr().out
     assert 'is not empty' in err('--to', 'minbpe') and main(['export', str(run.path), '--to', 'minbpe', '--force']) == 0
-    monkeypatch.setattr(E, 'missing', lambda package, *_: f'{package}: not checked')
-    assert 'pip install gguf' in err('--to', 'gguf')
 
 
 def test_what_cannot_be_taken_along_is_refused(run, tmp_path, quiet):

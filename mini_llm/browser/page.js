@@ -31,7 +31,7 @@ function addToken(box, text) {
   const span = make('span', { className: 'token', tabIndex: -1, textContent: word || '\u200b' })
   span.setAttribute('role', 'button')
   if (!text) span.classList.add('half')
-  if (text.endsWith('\n')) span.classList.add('break')
+  if (/^\n+$/.test(text)) span.classList.add('break')
   box.append(word === text ? '' : ' ', span)
   return span
 }

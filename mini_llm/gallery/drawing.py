@@ -127,14 +127,15 @@ def plot_merge_freqs(
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0032
 def _apart(xy, widths, dy):
-    "Heights of labels that begin at these points, moved until none that would cover another is nearer than `dy`"
-    heights,(x,_) = xy[:,1].copy(),xy.T
+    "Heights of labels that begin at these points, moved until none covers another, which is `dy` high, or its point"
+    heights,(x,y) = xy[:,1].copy(),xy.T
     beside = (x[:,None] <= x) & (x - x[:,None] < widths[:,None])         # `j` begins within the label of `i`
+    push = lambda gap,dy: max(dy - abs(gap), 0) * (1 if gap >= 0 else -1)
     for _ in range(50):
         for i,j in np.argwhere(beside & ~np.eye(len(x), dtype=bool)):
-            gap = heights[i] - heights[j]
-            push = max(dy - abs(gap), 0) / 2 * (1 if gap >= 0 else -1)
-            heights[i],heights[j] = heights[i] + push,heights[j] - push
+            half = push(heights[i] - heights[j], dy) / 2
+            heights[i],heights[j] = heights[i] + half,heights[j] - half
+            heights[i] += push(heights[i] - y[j], .7*dy)                  # points stay where they are
     return heights
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0033
@@ -145,7 +146,7 @@ def plot_words(
     ax:'Axes|None'=None, # Where to draw (default: a new figure)
 )->'Axes': # The axes drawn on
     "Words as points: their vectors, all made equally long, seen from the side from which they differ most"
-    ax = axes(7, 4) if ax is None else ax
+    ax = axes(9, 5.4) if ax is None else ax
     x = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     x = x - x.mean(0)
     side = np.linalg.svd(x, full_matrices=False)[2][:2]
@@ -154,9 +155,10 @@ def plot_words(
     colours = dict(zip(which, [BLUE, ORANGE, GREEN, VIOLET, RED, GREY]))
     for k in which: ax.scatter(*xy[[o == k for o in kinds]].T, s=16, color=colours[k], label=k)
     width,height = np.ptp(xy, axis=0)
-    widths = width * np.array([.02 + .013*len(o) for o in words])
-    for (a,b),y,word,kind in zip(xy, _apart(xy, widths, .042*height), words, kinds):
-        ax.text(a + .012*width, y, word, color=colours[kind], va='center', fontsize=8)
+    widths = width * np.array([.02 + .01*len(o) for o in words])
+    for (a,b),y,word,kind in zip(xy, _apart(xy, widths, .036*height), words, kinds):
+        ax.plot([a, a + .01*width], [b, y], color=colours[kind], lw=.6)
+        ax.text(a + .012*width, y, word, color=colours[kind], va='center', fontsize=8.5)
     ax.set(xticks=[], yticks=[], xlim=(xy[:,0].min() - .03*width, xy[:,0].max() + .14*width))
     ax.spines[:].set_visible(False)
     ax.legend(loc='best', handletextpad=.2)
@@ -195,22 +197,23 @@ def arrow(
 
 # %% ../../nbs/gallery/drawing.ipynb #ba0e0053
 def plot_step(
-    tokens:list[str], # A window, and the token behind it: what each stands for
-    bits:list[float], # The surprise of each but the first
+    tokens:list[str], # The beginning of a window, and the token behind it: what each stands for
+    bits:list[float], # The surprise of each but the first; those of tokens that are not shown may follow
     ax:'Axes|None'=None, # Where to draw (default: a new figure)
 )->'Axes': # The axes drawn on
     "One step of training: a window, the same moved by one as answers, their surprises, the mean, the gradient, a step"
-    ax,n = axes(8.4, 3.6) if ax is None else ax,len(bits)
+    ax,n = axes(8.4, 3.6) if ax is None else ax,len(tokens)-1
     for y,name in (3.5, 'window'), (2.4, 'answers'), (.9, 'surprise,\nbits'):
         ax.text(-.7, y, name, ha='right', va='center', color='0.35')
     for i,(token,answer,b) in enumerate(zip(tokens, tokens[1:], bits)):
-        box(ax, i, 3.5, token, BLUE)
-        box(ax, i, 2.4, answer, GREEN)
+        box(ax, i, 3.5, token, BLUE, .97)
+        box(ax, i, 2.4, answer, GREEN, .97)
         arrow(ax, (i, 3.17), (i, 2.73))
-        ax.bar(i, 1.5*b/max(bits), bottom=.2, width=.7, color=ORANGE)
-        ax.text(i, .26 + 1.5*b/max(bits), f'{b:.1f}', ha='center', fontsize=8)
+        ax.bar(i, 1.5*b/max(bits[:n]), bottom=.2, width=.7, color=ORANGE)
+        ax.text(i, .26 + 1.5*b/max(bits[:n]), f'{b:.1f}', ha='center', fontsize=8)
     x,y = n + 1.9,(.7, 2.1, 3.5)
-    steps = [f'their mean,\n{np.mean(bits):.2f} bits:\nthe loss', 'gradient:\nwhich way,\nfor each weight',
+    whose = 'their mean' if len(bits) == n else f'mean of all {len(bits)}'
+    steps = [f'{whose},\n{np.mean(bits):.2f} bits:\nthe loss', 'gradient:\nwhich way,\nfor each weight',
              'a step:\nall weights\nmove a little']
     for at,text,colour in zip(y, steps, (ORANGE, VIOLET, RED)): box(ax, x, at, text, colour, 2.7, .95)
     for low,high in zip(y, y[1:]): arrow(ax, (x, low+.48), (x, high-.48))
@@ -298,14 +301,13 @@ def plot_cut(
     ax = axes(3.5, 2.6) if ax is None else ax
     falling,kept = np.sort(own)[::-1],np.count_nonzero(left)
     edges,floor = np.arange(len(own)+1) + .5,falling[falling > 0][-1]/2
-    ax.stairs(falling, edges, baseline=floor, fill=True, color=GREY, alpha=.45)
-    ax.stairs(falling[:kept], edges[:kept+1], baseline=floor, fill=True, color=BLUE)
+    ax.stairs(falling, edges, baseline=0, fill=True, color=GREY, alpha=.45)
+    ax.stairs(falling[:kept], edges[:kept+1], baseline=0, fill=True, color=BLUE)
     ax.set(xscale='log', yscale='log', ylim=(floor, 1.5), xlabel='rank', ylabel='probability', title=title)
     share = falling[:kept].sum()
     ax.text(.97, .95, f'kept {share:.0%}', color=BLUE, ha='right', va='top', transform=ax.transAxes)
     ax.text(.97, .84, f'cut {1-share:.0%}', color='0.45', ha='right', va='top', transform=ax.transAxes)
     ax.xaxis.set_major_formatter('{x:,.0f}')
-    ax.yaxis.set_major_formatter('{x:g}')
     return ax
 
 # %% ../../nbs/gallery/drawing.ipynb #487b8692

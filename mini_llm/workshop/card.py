@@ -144,7 +144,8 @@ def _rows(run, result, rights, rounded):
     "What the table says: names and values"
     made,data = run.settings['machine'],run.settings['data']
     yield 'text', f"{printable(data['corpus']['name'])}, {rights}"
-    if start := run.settings['train'].get('start'): yield 'begun from', f'the weights of {printable(start)}, and not from chance'
+    if start := run.settings['train'].get('start'):
+        yield 'begun from', f'the weights of {printable(start)}, and not from chance'
     yield 'made in', (f"{result['steps']:,} steps and {result['seconds']:.0f} seconds, {made['threads']} threads of a "
                       f"{made['device'].upper()}, products in {made['dtype']}")
     yield 'bits per byte', f"{result['bits_per_byte']:.3f} on the part of the text that it has not read"

@@ -11,7 +11,7 @@ __all__ = ['FORMATS', 'probes', 'Unequal', 'same_ids', 'same_tokenizer', 'missin
 # %% ../../nbs/workshop/export.ipynb #e13a0001
 import base64, os, random, runpy, secrets, shutil, unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -593,12 +593,16 @@ def staged(
     "Files that take their place together, or not at all"
     _check_place(out, force)
     tmp = out.with_name(f'.{out.name}.{secrets.token_hex(4)}.tmp')
-    tmp.mkdir(parents=True)
+    parents = [o for o in out.parents if not o.exists()]
     try:
+        tmp.mkdir(parents=True)
         yield tmp
         out.mkdir(exist_ok=True)
         for o in sorted(tmp.iterdir()): os.replace(o, out/o.name)
-    finally: shutil.rmtree(tmp, ignore_errors=True)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+        with suppress(OSError):      # only empty ones can be removed
+            for o in parents: o.rmdir()
 
 def _check_place(out, force):
     "Refuse a place that is taken"
