@@ -202,7 +202,7 @@ def file_rows():
         tok.save(model := Path(folder)/'vocabulary.model')
         files = path, model, json_file(globals()['tok'], Path(folder)/'tokenizer.json')
         times = [(float(python(OURS, *files, Path(folder)/'ours')),
-                  float(python(THEIRS, *files, Path(folder)/'theirs.bin', RAYON_NUM_THREADS='2'))) for _ in range(4)]
+                  float(python(THEIRS, *files, Path(folder)/'theirs.bin', RAYON_NUM_THREADS='2'))) for _ in range(3)]
         ours = np.concatenate([np.fromfile(Path(folder)/'ours'/f'{o}.bin', '<u2') for o in ('train', 'val')])
         equal = np.mean(ours[:10_000_000] == np.fromfile(Path(folder)/'theirs.bin', '<u2')[:10_000_000])
         assert equal == 1, equal
