@@ -202,7 +202,7 @@ def plot_step(
     ax:'Axes|None'=None, # Where to draw (default: a new figure)
 )->'Axes': # The axes drawn on
     "One step of training: a window, the same moved by one as answers, their surprises, the mean, the gradient, a step"
-    ax,n = axes(8.4, 3.6) if ax is None else ax,len(tokens)-1
+    ax,n = axes(9.2, 3.6) if ax is None else ax,len(tokens)-1
     for y,name in (3.5, 'window'), (2.4, 'answers'), (.9, 'surprise,\nbits'):
         ax.text(-.7, y, name, ha='right', va='center', color='0.35')
     for i,(token,answer,b) in enumerate(zip(tokens, tokens[1:], bits)):
