@@ -240,7 +240,8 @@ def test_the_config_of_a_real_qwen3_is_read():
     (dict(mlp_bias=True), 'mlp_bias'), (dict(num_experts=8), 'num_experts'),
     (dict(tie_word_embeddings=False), 'tie_word_embeddings'), (dict(tie_word_embeddings=None), 'tie_word_embeddings'),
     (dict(hidden_act='gelu'), 'hidden_act'), (dict(quantization_config=dict(bits=4)), 'quantization_config'),
-    (dict(auto_map=dict(AutoModelForCausalLM='theirs.Model')), 'auto_map'), (dict(torch_dtype='int8'), 'torch_dtype')])
+    (dict(auto_map=dict(AutoModelForCausalLM='theirs.Model')), 'auto_map'),
+    (dict(torch_dtype='float8_e4m3fn'), 'torch_dtype')])
 def test_what_we_do_not_compute_is_refused_by_name_by_all_readers(home, tmp_path, changes, word):
     config = json.loads((home/'config.json').read_text('utf-8'))
     changed = {k: v for k, v in (config | changes).items() if v is not None}
