@@ -216,13 +216,9 @@ def decode_bytes(self:Tokenizer,
     ids:Iterable[int], # Token ids: a list, an array or a tensor with one dimension
 )->bytes: # The bytes they stand for
     "Turn ids into bytes"
-    ids,done,res,specials = as_ids(ids),0,[],{i: s for s,i in self.special_tokens.items()}
-    for i in np.flatnonzero((ids < 0) | (ids >= self.vocab_size)).tolist():
-        if (id := int(ids[i])) not in specials:
-            raise ValueError(f"unknown token id {id}; ids run from 0 to {self.n_vocab-1}")
-        res += [self._of.lay_out(ids[done:i]), specials[id].encode()]
-        done = i + 1
-    return b''.join([*res, self._of.lay_out(ids[done:])])
+    try: return self._of.lay_out(as_ids(ids), {i: s.encode() for s,i in self.special_tokens.items()})
+    except KeyError as e:
+        raise ValueError(f"unknown token id {e}; ids run from 0 to {self.n_vocab-1}") from None
 
 # %% ../nbs/01_bpe.ipynb #aaf376d1
 @patch

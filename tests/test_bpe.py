@@ -2,6 +2,7 @@
 import codecs, copy, pickle, random, re, sys, warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from math import inf
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from mini_llm.bpe import END_OF_TEXT, Tokenizer, count_chunks, learn_merges, pieces
 from mini_llm.engine.encoding import LONGEST, Ranks
+from mini_llm.engine.inputs import as_ids
 from mini_llm.gallery.drawing import plot_merge_freqs
 from mini_llm.regex_split import CL100K_PATTERN, GPT4_PATTERN, split
 from test_text import SCALARS, borders, confusing, show_borders
@@ -518,6 +520,40 @@ def test_any_ids_decode_from_any_container(tok, ids):
     for o in (tuple(ids), iter(ids), np.array(ids, dtype=np.uint16), np.array(ids, dtype=np.int64)):
         assert tok.decode_bytes(o) == b
     assert b.decode('utf-8', errors='replace') == tok.decode(ids)
+
+def test_ids_decode_from_any_array(tok):
+    ids = np.array([*range(1025), *range(0, 1025, 7)])
+    b = b''.join([*tok.vocab, END_OF_TEXT.encode()][i] for i in ids)
+    kept = ids.astype(np.int32)
+    kept.setflags(write=False)
+    for o in (kept, np.repeat(kept, 2)[::2], *map(ids.astype, ('>i4', np.uint64, np.int16))):
+        assert tok.decode_bytes(o) == b
+
+@pytest.mark.parametrize('longest', [16, 17, 63, 64, 65, 300])
+def test_pages_are_laid_out_whole(longest, monkeypatch):
+    "Tokens that are as long as a page or longer, in any order, with special tokens between them"
+    monkeypatch.setattr('mini_llm.engine.encoding.PAGE', 64)
+    lengths, rng = [2, 3, 8, 9, 15, longest], random.Random(longest)
+    ranks = Ranks(vocab := BYTES + [rng.randbytes(n) for n in lengths])
+    spelled = dict(enumerate(vocab)) | {-1: b'<less>', 2**40: b'<more>'}
+    for _ in range(300):
+        ids = rng.choices(list(spelled)[-8:], k=rng.randrange(60)) + rng.choices(range(256), k=rng.randrange(60))
+        rng.shuffle(ids)
+        assert ranks.lay_out(np.array(ids, np.int64), spelled) == b''.join(spelled[i] for i in ids)
+
+ODD = [1, -1, 2**31, 2**63, 2**70, True, 2.5, None, 'a', np.int64(3), np.uint8(4), np.float32(1), np.True_,
+       np.array(3), [1]]
+
+def test_a_list_is_read_as_numpy_reads_it():
+    "In which an odd entry may stand anywhere"
+    for a, b in product(ODD, ODD):
+        for row in ([a], [a, b], [5, a, b], (5, a, b)):
+            try: expected = np.asarray(row)
+            except ValueError: expected = np.asarray(1.5)
+            if expected.ndim == 1 and expected.dtype.kind in 'iu':
+                assert as_ids(row).tolist() == expected.tolist()
+            else:
+                with pytest.raises(ValueError, match='ids'): as_ids(row)
 
 def test_tensors_decode(tok):
     torch = pytest.importorskip('torch')

@@ -7,7 +7,9 @@ __all__ = ['KEPT', 'utf8', 'as_texts', 'refuse_names', 'as_ids', 'as_vocab', 'as
 
 # %% ../../nbs/engine/inputs.ipynb #5ea892a0
 import ctypes, os, re
+from array import array
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +73,13 @@ def refuse_names(
         raise ValueError(f"{several[0]!r} is the name of a file, not its text{_advice(Path(several[0]))}")
 
 # %% ../../nbs/engine/inputs.ipynb #1e31673c
+def _in_a_row(ids):
+    "Numbers as NumPy reads them soonest"
+    res = ids if type(ids) is list else list(ids)
+    if res and type(res[0]) is int:
+        with suppress(TypeError, OverflowError): return array('q', res)
+    return res
+
 def as_ids(
     ids:Iterable[int], # A list, an array or a tensor with one dimension, or anything that gives whole numbers
     what:str='ids', # What they are
@@ -78,7 +87,7 @@ def as_ids(
     "Whole numbers in a row as an array, or a clear word about what is none"
     if isinstance(ids, str) or not isinstance(ids, Iterable):
         raise ValueError(f"{what} are integers in a row, not {ids!r:.60}")
-    try: res = np.asarray(ids if hasattr(ids, '__array__') else list(ids))
+    try: res = np.asarray(ids if hasattr(ids, '__array__') else _in_a_row(ids))
     except ValueError as e: raise ValueError(f"{what} are integers in one dimension: {e}") from None
     if res.ndim != 1: raise ValueError(f"expected {what} in one dimension, got the shape {res.shape}")
     if res.size and res.dtype.kind not in 'iu': raise ValueError(f"{what} are integers, not {res.dtype}")
