@@ -23,7 +23,7 @@ from .engine.inputs import as_counts, as_ids, as_texts, as_vocab, refuse_names, 
 from .engine.merging import learn_merges
 from .engine.progress import progress_bar
 from .engine.splitting import ChunkTable
-from .regex_split import GPT4_PATTERN, FAST_PATTERNS, chunk_blocks, compile_pattern
+from .regex_split import GPT4_PATTERN, FAST_PATTERNS, check_pattern, chunk_blocks
 from .workshop import formats
 
 # %% ../nbs/01_bpe.ipynb #b1b2c301
@@ -57,7 +57,7 @@ def count_chunks(
     progress:bool=False, # Show a progress bar, if somebody is there to see it
 )->ChunkTable: # The different chunks and how often each occurs
     "Count the different chunks of all texts, reading one text at a time"
-    compile_pattern(pattern)
+    check_pattern(pattern)
     refuse_names(texts)
     res = ChunkTable()
     for text in progress_bar(progress, as_texts(texts), desc='texts'):
@@ -109,7 +109,7 @@ class Tokenizer:
         special_tokens:Collection[str]|dict[str,int]=(), # Their ids follow the vocabulary, unless given
         merge_counts:Iterable[int]|None=None, # How often each merge occurred when it was learned, if known
     ):
-        compile_pattern(pattern)
+        check_pattern(pattern)
         self.vocab,self.pattern = as_vocab(vocab),pattern
         self.ranks = {b: i for i,b in enumerate(self.vocab)}
         self.special_tokens = special_ids(special_tokens, len(self.vocab))

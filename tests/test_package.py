@@ -95,6 +95,19 @@ def test_import_stays_cheap(module):
     assert ('torch' in loaded) == (module in USES_TORCH)
 
 
+def test_the_first_text_waits_for_nothing_it_does_not_need(tmp_path):
+    "With kernels on disk: no progress bar, no regular expression, and of numba no module for texts"
+    from mini_llm.bpe import Tokenizer
+    Tokenizer([bytes([i]) for i in range(256)]).save(path := tmp_path/'bytes.model')
+    code = f'''
+import sys
+from mini_llm.bpe import Tokenizer
+Tokenizer.load({str(path)!r}).encode('En un lugar de la Mancha')
+print(*sys.modules)'''
+    for _ in range(2): loaded = python(code).split()    # the first may compile
+    assert not {'tqdm', 'regex', 'numba.cpython.unicode'} & set(loaded)
+
+
 ROAD = 'regex_split', 'bpe', 'attention', 'gpt', 'train', 'generate'
 
 

@@ -8,8 +8,8 @@ import regex
 from hypothesis import example, given, settings, strategies as st
 
 from mini_llm.engine.splitting import ChunkTable, machine_blocks, with_room
-from mini_llm.regex_split import (CL100K_PATTERN, FAST_PATTERNS, GPT4_PATTERN, chunk_blocks, chunk_ends,
-                                  compile_pattern, split, split_regex)
+from mini_llm.regex_split import (CL100K_PATTERN, FAST_PATTERNS, GPT4_PATTERN, check_pattern, chunk_blocks,
+                                  chunk_ends, compile_pattern, split, split_regex)
 
 examples = settings(max_examples=300, deadline=None, derandomize=True, database=None)
 # The signs at the borders of the pattern, and letters and numbers on which all Unicode versions agree
@@ -69,7 +69,7 @@ def test_a_pattern_loses_nothing_or_says_where(text, pattern):
 
 @pytest.mark.parametrize('pattern, reason', [('(', 'missing )'), ('[', 'does not compile'), ('(?r).', 'backwards')])
 def test_patterns_that_cannot_be_used(pattern, reason):
-    with pytest.raises(ValueError, match=regex.escape(reason)): compile_pattern(pattern)
+    with pytest.raises(ValueError, match=regex.escape(reason)): check_pattern(pattern)
     with pytest.raises(ValueError, match=regex.escape(reason)): split('text', pattern)
 
 @pytest.mark.parametrize('pattern', [
@@ -78,10 +78,12 @@ def test_patterns_that_cannot_be_used(pattern, reason):
 def test_patterns_that_drop_text_are_refused_at_once(pattern):
     with pytest.raises(ValueError, match='the pattern drops .* at character [0-9]+; add an alternative'):
         compile_pattern(pattern)
+    with pytest.raises(ValueError, match='the pattern drops'): check_pattern(pattern)
 
 @pytest.mark.parametrize('pattern', [None, 5, b'\\s+', ('a',)])
 def test_a_pattern_is_a_text(pattern):
-    with pytest.raises(ValueError, match='a split pattern is a text'): compile_pattern(pattern)
+    for f in (compile_pattern, check_pattern):
+        with pytest.raises(ValueError, match='a split pattern is a text'): f(pattern)
     for f in (split, split_regex, chunk_ends):
         with pytest.raises(ValueError, match='a split pattern is a text'): f('text', pattern)
 

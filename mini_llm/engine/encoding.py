@@ -130,7 +130,7 @@ class Ranks:
         self.padded = np.concatenate([self.data, np.zeros(16, np.uint8)])
         self.table = table = ChunkTable()
         table.number(self.data, 0, self.begin[1:])
-        single = table.find(np.arange(256, dtype=np.uint8), np.arange(256), np.arange(1, 257))
+        single = table.find(np.frombuffer(bytes(range(256)), np.uint8), np.arange(256), np.arange(1, 257))
         left,right = table.find(self.data, first, middle),table.find(self.data, middle, last)
         size = 1 << int(2*((left >= 0) & (right >= 0)).sum() + 1).bit_length()
         self.joins = Joins(single, np.full((256, 256), NO_LIMIT, np.int32), np.zeros((size, 2), np.int64))
@@ -157,11 +157,22 @@ def _join_long(self:Ranks, data):
     return chain.ids[:_join_long(data, self.joins, chain, heap)].copy()
 
 # %% ../../nbs/engine/encoding.ipynb #c1b2c301
+@kernel
+def _join_tokens(data, begin, joins, ids, scores, ends):
+    "Write what each token beyond the bytes is made of to `ids`, one after another, and where each ends"
+    at = 0
+    for i in range(256, len(begin) - 1):
+        at += _join(data[begin[i]:begin[i+1]], joins, i, ids[at:], scores)
+        ends[i-255] = at
+
 @patch
 def merges(self:Ranks)->list[tuple[int,...]]: # The ids that were merged into 256, 257, ...
     "What each token beyond the bytes was made of"
-    return [tuple(self.join(self.data[a:b], below=i).tolist())
-            for i,(a,b) in enumerate(zip(self.begin[256:-1], self.begin[257:]), 256)]
+    ids,scores = np.empty((2, len(self.data)), np.int32)
+    ends = np.zeros(len(self.lengths) - 255, np.int64)
+    _join_tokens(self.data, self.begin, self.joins, ids, scores, ends)
+    ids,ends = ids.tolist(),ends.tolist()
+    return [tuple(ids[a:b]) for a,b in zip(ends, ends[1:])]
 
 # %% ../../nbs/engine/encoding.ipynb #aa12fb8f
 class Rows(NamedTuple):

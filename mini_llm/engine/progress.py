@@ -9,14 +9,13 @@ __all__ = ['progress_bar']
 import sys
 from collections.abc import Iterable
 
-from tqdm.auto import tqdm
-
 # %% ../../nbs/engine/progress.ipynb #c4be419f
 def progress_bar(
     show:bool, # Whether the caller wants one; it still stays away where nobody could see it
     iterable:Iterable|None=None, # What to go through (default: nothing, the caller calls `update`)
     **kwargs, # For `tqdm`: `desc`, `total`, `unit` ...
-)->tqdm:
+): # A bar of `tqdm`
     "A progress bar, if somebody is there to see it"
+    from tqdm.auto import tqdm
     place = sys.stderr and not getattr(sys.stderr, 'closed', False)
     return tqdm(iterable, disable=None if show and place else True, **kwargs)

@@ -81,14 +81,16 @@ def _word(data, words, i, classes):
         i += width
 
 # %% ../../nbs/engine/splitting.ipynb #62ce68da
+_QUOTE,_BLANK,_S,_D,_M,_T,_L,_V,_R,_E = b"' sdmtlvre"
+
 @kernel
 def _contraction(data, i):
     "Length of the contraction that begins with the apostrophe at `i`, or 0: of `'ll` 3, of `'x` 0"
     a = data[i+1] | 0x20 if i+1 < len(data) else 0
     b = data[i+2] | 0x20 if i+2 < len(data) else 0
-    if a == ord('s') or a == ord('d') or a == ord('m') or a == ord('t'): return 2
-    if a == ord('l') and b == ord('l'): return 3
-    if (a == ord('v') or a == ord('r')) and b == ord('e'): return 3
+    if a == _S or a == _D or a == _M or a == _T: return 2
+    if a == _L and b == _L: return 3
+    if (a == _V or a == _R) and b == _E: return 3
     return 3 if b and data[i+1] == 0xc5 and data[i+2] == 0xbf else 0
 
 # %% ../../nbs/engine/splitting.ipynb #96c03819
@@ -117,11 +119,11 @@ def _chunk_end(data, words, i, classes, to_end):
             i,n = i+width,n+1
             kind,width = _look(data, i, classes)
         return i
-    short = _contraction(data, i) if data[i] == ord("'") else 0
+    short = _contraction(data, i) if data[i] == _QUOTE else 0
     if short: return i + short
     after,more = _look(data, i+width, classes)
     if after == LETTER and kind != BREAK: return _word(data, words, i+width+more, classes)
-    if kind == OTHER or (after == OTHER and data[i] == ord(' ')):
+    if kind == OTHER or (after == OTHER and data[i] == _BLANK):
         i = _run(data, i+width, classes, OTHER)
         while i < len(data) and (data[i] == 10 or data[i] == 13): i += 1
         return i

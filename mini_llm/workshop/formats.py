@@ -16,7 +16,7 @@ from ..engine.encoding import Ranks
 from ..engine.files import write_atomic
 from ..engine.inputs import as_vocab, special_ids
 from ..engine.splitting import LETTER, NUMBER, char_classes
-from ..regex_split import FAST_PATTERNS, compile_pattern
+from ..regex_split import FAST_PATTERNS, check_pattern
 
 # %% ../../nbs/workshop/formats.ipynb #29812c33
 def _escape(c):
@@ -103,11 +103,13 @@ class _Reader:
         if self.n <= len(self.lines): self.fail("the file goes on after its end")
 
 # %% ../../nbs/workshop/formats.ipynb #d9ed90d5
+_BYTE = re.compile(rf'{_NUMBER} ({_QUOTED})()()')
+_MERGED = re.compile(rf'{_NUMBER} ({_QUOTED}) = ([0-9]+(?: \+ [0-9]+)*)(?:, {_NUMBER} times)?')
+
 def _read_token(reader, ranks):
     "One token, what it is made of, and its count, checked against the tokens before it"
     i = len(ranks)
-    made = rf' = ([0-9]+(?: \+ [0-9]+)*)(?:, {_NUMBER} times)?' if i >= 256 else '()()'
-    idx,quoted,parts,n = reader.take(f'{_NUMBER} ({_QUOTED}){made}', f'token {i}')
+    idx,quoted,parts,n = reader.take(_MERGED if i >= 256 else _BYTE, f'token {i}')
     b = _unquote(quoted)
     if int(idx) != i: reader.fail(f"the id is {idx} where {i} should be")
     if b in ranks: reader.fail(f"{quoted} is already token {ranks[b]}")
@@ -160,7 +162,7 @@ def read_model(
     if version not in ('1', '2'):
         reader.fail(f"the format has version {version}, and this program knows versions 1 and 2")
     quoted, = reader.take(f'pattern ({_QUOTED})', 'a pattern in quotes')
-    pattern = reader.check(lambda: compile_pattern(_unquote(quoted).decode())).pattern
+    pattern = reader.check(lambda: check_pattern(_unquote(quoted).decode()))
     vocab,counts = _read_tokens(reader)
     specials = _read_specials(reader, len(vocab))
     if version == '2': _check_digest(reader)
@@ -282,8 +284,8 @@ def _ours(pattern):
         if known := {_oniguruma(o): o for o in FAST_PATTERNS}.get(s): return known
         if odd := re.search(_OTHERWISE, s): raise ValueError(
             f"its split pattern has {odd[1]}, which Oniguruma reads in another way: {s!r:.200}")
-    try: return compile_pattern(s).pattern
-    except ValueError: return compile_pattern(rf'(?:{s})|(?:(?!{s})[\s\S])+').pattern
+    try: return check_pattern(s)
+    except ValueError: return check_pattern(rf'(?:{s})|(?:(?!{s})[\s\S])+')
 
 
 # %% ../../nbs/workshop/formats.ipynb #b0a1c207
@@ -404,7 +406,7 @@ def read_minbpe(
     reader,specials = _Reader(path),{}
     reader.take('minbpe v1', "'minbpe v1', the first line of such a file")
     pattern, = reader.take('(.+)', 'a pattern')
-    reader.check(compile_pattern, pattern)
+    reader.check(check_pattern, pattern)
     number, = reader.take(_NUMBER, 'the number of special tokens')
     for _ in range(int(number)):
         s,i = reader.take(rf'(\S+) {_NUMBER}', 'a special token and its id')
