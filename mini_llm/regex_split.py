@@ -98,7 +98,7 @@ def check_pattern(
 def chunk_blocks(
     text:str, # Any text
     pattern:str=GPT4_PATTERN, # Each match of it is a chunk
-    size:int=8192, # Chunks in a block
+    size:int=1<<14, # Chunks in a block
     data:bytes|None=None, # The text in UTF-8, if it is known
 ): # The text (uint8), where the first chunk of a block begins, and where each ends (int64)
     "Find the chunks of a text, block by block"

@@ -111,12 +111,12 @@ def _same_tokenizer(path, tok):
         _keep(path.as_posix(), 'was learned from another text or with other settings')
 
 # %% ../../nbs/workshop/commands.ipynb #7c0d0012
-def _same_tokens(out, digest, split):
+def _same_tokens(out, texts, split):
     "Refuse if token files of another text or another split stand in a folder; damaged ones may be made again"
     try: meta = load_tokens(out).meta
     except ValueError: return
     name,there = f'{out.as_posix()}/', meta['train_split']
-    if meta['corpus']['sha256'] != digest: _keep(name, f"holds another text, {meta['corpus']['name']}")
+    if meta['corpus']['sha256'] != corpus_digest(texts): _keep(name, f"holds another text, {meta['corpus']['name']}")
     if there != split: _keep(name, f'was split at {there:g}, not at {split:g}')
 
 # %% ../../nbs/workshop/commands.ipynb #9e5fe727
@@ -124,7 +124,7 @@ def _encode(files, texts, name, model, args):
     "Encode a corpus, and tell the size of what it became"
     tok = tokenizer_of(model)
     out = Path('datasets')/f'{name}{tok.vocab_size}'
-    _same_tokens(out, corpus_digest(texts), args.train_split)
+    _same_tokens(out, texts, args.train_split)
     if (out/'tokenizer.model').exists() and (out/'meta.json').exists(): _same_tokenizer(out/'tokenizer.model', tok)
     encode_corpus(model, texts, out, _listed(Path(o).name for o in files), args.train_split, progress=True)
     meta = load_tokens(out).meta
@@ -164,7 +164,7 @@ def _make(learn, encode, book, texts, args):
     names = [args.name or (corpus_name(o) if o else '') for o in (learn, encode)]
     if learn and encode:
         size = 1024 if args.vocab_size is None else args.vocab_size
-        _same_tokens(Path('datasets')/f'{names[1]}{size}', corpus_digest(texts[tuple(encode)]), args.train_split)
+        _same_tokens(Path('datasets')/f'{names[1]}{size}', texts[tuple(encode)], args.train_split)
     trained = _learn(learn, texts[tuple(learn)], names[0], args) if learn else None
     if encode:
         model = args.model or trained or find_tokenizer(names[1], args.vocab_size)

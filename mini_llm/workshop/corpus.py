@@ -13,6 +13,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
+import numpy as np
+
 from ..engine.files import sha256, write_atomic
 from ..engine.progress import progress_bar
 
@@ -152,8 +154,16 @@ _IMPROPER = { # what, as a pattern: how many in a character are too many
     'control characters': ('[\1-\x08\x0e-\x1a\x7f]', 1e-3),
     'the control characters that come of taking Windows-1252 for Latin-1': ('[\x80-\x84\x86-\x9f]', 1e-4)}
 
+def _clean(text, size=1<<18):
+    "Whether a text has none of these, found out quickly"
+    for i in range(0, len(text), size):
+        points = np.frombuffer(text[i:i+size].encode('utf-32-le', 'surrogatepass'), '<u4')
+        if ((points < 9) | (points - 14 < 13) | (points - 0x7f < 0x21) | (points - 0xd800 < 0x800)).any(): return False
+    return True
+
 def _proper(text):
     "A text, if it is one"
+    if _clean(text): return text
     if text.startswith(('ÿþ', 'þÿ')) and '\0' in text:
         raise ValueError("is UTF-16 that was taken for Latin-1 and converted; take the file as it was before")
     for what,(pattern,share) in _IMPROPER.items():
@@ -166,23 +176,23 @@ def _proper(text):
 # %% ../../nbs/workshop/corpus.ipynb #c0a50036
 def _warn_of_mojibake(text, name):
     "Say when a text was converted once too often"
+    if not any(c in text for c in 'ÃÂâ'): return
     twice = len(re.findall('[ÃÂâ][\xa0-\xbf€™œ“”]', text))
     if twice > 3 and 2*twice > len(re.findall('[^\0-\x7fÃÂâ]', text)): warnings.warn(
         f"{name} says things like Ã± for ñ, {twice:,} times: UTF-8 was taken for Latin-1. Convert the original anew")
 
 # %% ../../nbs/workshop/corpus.ipynb #c0a50027
-def _encoding(data):
-    "The encoding of a text, and its name if it is worth a word; ValueError if this is no text or there is doubt"
+def _decoded(data):
+    "Bytes to text, and the name of the encoding if it is worth a word; ValueError if this is no text or there is doubt"
     if code := next((v for k,v in _MARKS.items() if data.startswith(k)), None):
-        return code, '' if code == 'utf-8' else code[:6].upper()
-    try: _strictly(data, 'utf-8'); bad = ''
-    except ValueError as e: bad = str(e)
-    clean = not bad and not re.search(b'[\0-\x08]', data)
-    if (kind := _signature(data)) and (not clean or kind[0] in _DOCUMENTS.values()):
+        return _strictly(data, code), '' if code == 'utf-8' else code[:6].upper()
+    try: text,bad = _strictly(data, 'utf-8'),''
+    except ValueError as e: text,bad = '',str(e)
+    if (kind := _signature(data)) and (bad or kind[0] in _DOCUMENTS.values() or re.search(b'[\0-\x08]', data)):
         raise ValueError(f"is {kind[0]}, not a text: {kind[1]}")
-    if clean or data.startswith((b'\xc3\xbf\xc3\xbe', b'\xc3\xbe\xc3\xbf')): return 'utf-8', ''
-    if b'\0' in data and (code := _wide(data, not bad)): return code, code[:6].upper()
-    return (_recognise(data, bad), 'Windows-1252') if bad else ('utf-8', '')
+    twice = not bad and text.startswith(('ÿþ', 'þÿ'))
+    if b'\0' in data and not twice and (code := _wide(data, not bad)): return _strictly(data, code), code[:6].upper()
+    return (_strictly(data, _recognise(data, bad)), 'Windows-1252') if bad else (text, '')
 
 # %% ../../nbs/workshop/corpus.ipynb #c0a50026
 def text_of(
@@ -192,8 +202,8 @@ def text_of(
 )->str: # Text with `\n` line ends, no byte order mark
     "Bytes to text, or an error that says what they are instead"
     try:
-        code,told = (encoding, '') if encoding else _encoding(data)
-        text = _proper(_strictly(data, code).removeprefix('\ufeff'))
+        text,told = (_strictly(data, encoding), '') if encoding else _decoded(data)
+        text = _proper(text.removeprefix('\ufeff'))
     except ValueError as e: raise ValueError(f"{name} {e}") from None
     if told: warnings.warn(f"{name} is read as {told}; if letters come out wrong, say --encoding")
     _warn_of_mojibake(text, name)
@@ -209,7 +219,7 @@ def read_text(
     if name == 'standard input' and sys.stdin is None: raise ValueError("standard input is closed")
     data = sys.stdin.buffer.read() if name == 'standard input' else Path(path).read_bytes()
     text = text_of(data, name, encoding)
-    if not text.strip(): raise ValueError(f"{name} is empty: {len(data):,} bytes, no text; a corpus needs some pages")
+    if not text or text.isspace(): raise ValueError(f"{name} is empty: {len(data):,} bytes, no text; a corpus needs some pages")
     return text
 
 # %% ../../nbs/workshop/corpus.ipynb #834bd581
@@ -246,6 +256,7 @@ def without_licence(
     name:str='the text', # What to call it
 )->str: # The same without Project Gutenberg's licence
     "Leave out the licence around a book of Project Gutenberg, and say so"
+    if not ('utenberg' in text or 'UTENBERG' in text): return text
     cuts = list(_licences(text))
     if any(b - a > 60_000 for a,b in cuts): raise ValueError(
         f"{name} has marks of Project Gutenberg, and more text outside of them than a licence has; take it out by hand")
