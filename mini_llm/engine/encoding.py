@@ -16,7 +16,7 @@ from fastcore.basics import patch
 
 from .kernels import kernel, load8, prefetch, store8
 from .merging import Heap, drop_first, first_slot, pair_key, push
-from .splitting import LONG_KEY, ChunkTable, chunk_key, find_row, first_row, same_bytes, with_room
+from .splitting import LONG_KEY, ChunkTable, chunk_key, find_slot, first_row, same_bytes, with_room
 
 # %% ../../nbs/engine/encoding.ipynb #5a87b941
 def _cuts(vocab):
@@ -208,10 +208,9 @@ def _find_known(a, b, data, start, end, known):
 @kernel
 def _ids_of(a, b, data, start, end, vocab, joins, scratch):
     "Write the ids of a chunk that was not seen before to the first row of `scratch`, and return how many"
-    rows,held,begin = vocab
-    i = find_row(a, b, data, start, end, rows, held, begin)
-    if not rows[i,1]: return _join(data[start:end], joins, NO_LIMIT, scratch[0], scratch[1])
-    scratch[0,0] = rows[i,2]
+    slots,rows,held,begin = vocab
+    scratch[0,0] = slots[find_slot(a, b, data, start, end, slots, rows, held, begin)]
+    if scratch[0,0] < 0: return _join(data[start:end], joins, NO_LIMIT, scratch[0], scratch[1])
     return 1
 
 @partial(kernel, inline=True)
@@ -331,7 +330,7 @@ class Memory:
         self.of,table = ranks,ranks.table
         self.forget()
         self.asked = np.empty((STEP, 2), np.uint64),np.empty(STEP, np.uint64)
-        self.how = (table.rows, table.held, table.begin),ranks.joins,np.empty((2, LONGEST), np.int32)
+        self.how = (table.slots, table.rows, table.held, table.begin),ranks.joins,np.empty((2, LONGEST), np.int32)
 
     def forget(self):
         "Know nothing but the vocabulary"
