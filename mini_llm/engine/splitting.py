@@ -387,11 +387,14 @@ def _move_rows(old, new):
             for k in range(4): new[i,k] = old[j,k]
 
 def with_room(
-    a:np.ndarray, # With one dimension
-    n:int, # How many places there must be
+    a:np.ndarray, # Any array
+    n:int, # How many rows there must be
 )->np.ndarray: # The same array, or a larger one that begins with it
     "Make room in an array, twice as much as there was or more"
-    return a if len(a) >= n else np.concatenate([a, np.empty(max(n, 2*len(a)) - len(a), a.dtype)])
+    if len(a) >= n: return a
+    res = np.empty((max(n, 2*len(a)), *a.shape[1:]), a.dtype)
+    res[:len(a)] = a    # and no more: memory that is never touched is never taken from the system
+    return res
 
 # %% ../../nbs/engine/splitting.ipynb #ef117d78
 class ChunkTable:
