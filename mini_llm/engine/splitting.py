@@ -323,7 +323,7 @@ def chunk_key(
     if n > 15 or start + 16 > len(data): return _rare_key(data, start, end)
     return load8(data, start) & _LOW[n], load8(data, start+8) & _HIGH[n] | (n + _1) << np.uint64(56)
 
-# %% ../../nbs/engine/splitting.ipynb #cbe7d298
+# %% ../../nbs/engine/splitting.ipynb #c7a10014
 @kernel(inline=True)
 def same_bytes(
     a, # uint8
@@ -337,6 +337,8 @@ def same_bytes(
         if load8(a, i+k) != load8(b, j+k): return False
     return load8(a, i+n-8) == load8(b, j+n-8)
 
+
+# %% ../../nbs/engine/splitting.ipynb #cbe7d298
 @kernel(inline=True)
 def find_slot(
     a, # First number of the chunk's key
