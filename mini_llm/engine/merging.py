@@ -313,7 +313,7 @@ def _all_pairs(words):
                   np.full((len(words.sizes), 2), -1, np.int32))
     _index(words, pairs, np.full((256, 256), -1, np.int32))
     heap = Heap(np.empty((0, 2), np.int64), np.zeros(1, np.int64))
-    return _enlarged(pairs, heap, 1 << (int(4*pairs.used[_ROWS]) + 2**11).bit_length())
+    return _enlarged(pairs, heap, 1 << (int(16*pairs.used[_ROWS]) + 2**11).bit_length())
 
 # %% ../../nbs/engine/merging.ipynb #cbbf01c0
 def learn_merges(
