@@ -86,7 +86,7 @@ CL100K_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+
                   r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s")
 FAST_PATTERNS = {GPT4_PATTERN: False, CL100K_PATTERN: True} # is a gap at the end one chunk?
 
-# %% ../nbs/00_regex_split.ipynb #5a1e0011
+# %% ../nbs/00_regex_split.ipynb #c4ec0002
 def check_pattern(
     pattern:str, # Regular expression in the syntax of the package `regex`
 )->str: # The same

@@ -54,10 +54,11 @@ def _rank(joins, left, right):
 # %% ../../nbs/engine/encoding.ipynb #172440df
 class Tokens(NamedTuple):
     "The tokens as chunks"
-    rows:np.ndarray  # Of their `ChunkTable`
-    held:np.ndarray  # Its bytes
-    begin:np.ndarray # Where each token begins there
-    tags:np.ndarray  # (rows,) uint8, as for pairs
+    slots:np.ndarray # Of their `ChunkTable`,
+    rows:np.ndarray  # its rows,
+    held:np.ndarray  # its bytes,
+    begin:np.ndarray # and where each token begins there
+    tags:np.ndarray  # A tag for each slot, uint8
 
 @kernel
 def _enter(left, right, ids, joins, tokens):
@@ -67,8 +68,9 @@ def _enter(left, right, ids, joins, tokens):
             key = np.uint64(pair_key(left[j], right[j]))
             i = _place(joins, key)
             joins.tags[i],joins.pairs[_2*i],joins.pairs[_2*i+_1] = key_tag(key, _0),key,ids[j]
-    for i in range(len(tokens.tags)):
-        if tokens.rows[i,1]: tokens.tags[i] = key_tag(tokens.rows[i,0], tokens.rows[i,1])
+    for i in range(len(tokens.slots)):
+        k = tokens.slots[i]
+        if k >= 0: tokens.tags[i] = key_tag(tokens.rows[k,0], tokens.rows[k,1])
 
 # %% ../../nbs/engine/encoding.ipynb #f0a404ce
 @partial(kernel, inline=True)
@@ -150,7 +152,7 @@ class Ranks:
         size = 1 << int(2*((left >= 0) & (right >= 0)).sum() + 1).bit_length()
         double,tags = np.full((256, 256), NO_LIMIT, np.int32),np.zeros(size, np.uint8)
         self.joins = Joins(single, double, np.empty(2*size, np.uint64), tags)
-        self.tokens = Tokens(table.rows, table.held, table.begin, np.zeros(len(table.rows), np.uint8))
+        self.tokens = Tokens(table.slots, table.rows, table.held, table.begin, np.zeros(len(table.slots), np.uint8))
         _enter(left, right, ids, self.joins, self.tokens)
         two = np.flatnonzero(self.lengths == 2)
         double[self.data[self.begin[two]],self.data[self.begin[two]+1]] = two
@@ -218,12 +220,12 @@ def _find_known(a, b, data, start, end, known):
 @kernel
 def _token(a, b, data, start, end, tokens):
     "The id of a chunk that is a token as a whole, or -1"
-    rows,last = tokens.rows,np.uint64(len(tokens.rows) - 1)
-    i,tag = first_row(a, b, len(rows)),key_tag(a, b)
+    i,tag,last = first_row(a, b, len(tokens.slots)),key_tag(a, b),np.uint64(len(tokens.slots) - 1)
     while tokens.tags[i]:
-        if tokens.tags[i] == tag and rows[i,0] == a and rows[i,1] == b:
-            if b < LONG_KEY or same_bytes(data, start, tokens.held, tokens.begin[rows[i,2]], end - start):
-                return np.int64(rows[i,2])
+        if tokens.tags[i] == tag:
+            k = np.uint64(tokens.slots[i])
+            if tokens.rows[k,0] == a and tokens.rows[k,1] == b:
+                if b < LONG_KEY or same_bytes(data, start, tokens.held, tokens.begin[k], end - start): return np.int64(k)
         i = (i + _1) & last
     return -1
 

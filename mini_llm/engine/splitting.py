@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LONG_KEY', 'char_classes', 'Kinds', 'machine_blocks', 'known_blocks', 'mix', 'first_row', 'key_tag', 'chunk_key',
-           'same_bytes', 'find_row', 'with_room', 'ChunkTable']
+           'same_bytes', 'find_slot', 'with_room', 'ChunkTable']
 
 # %% ../../nbs/engine/splitting.ipynb #f5602890
 from functools import lru_cache
@@ -298,9 +298,9 @@ def _hash(a, b): return a*_MIX + b*_MIX2
 def first_row(
     a, # First number of a key
     b, # Second number
-    n, # Rows in the table, a power of two
+    n, # Size of the table, a power of two
 ): # uint64
-    "The row of a table in which to look for a key first, the upper bits of a sum of products, in a kernel"
+    "Where in a table to look for a key first, the upper bits of a sum of products, in a kernel"
     return _hash(a, b) >> zeros_above(np.uint64(n - 1))
 
 @kernel(inline=True)
@@ -335,7 +335,7 @@ def chunk_key(
     if n > 15 or start + 16 > len(data): return _rare_key(data, start, end)
     return load8(data, start) & _LOW[n], load8(data, start+8) & _HIGH[n] | (n + _1) << np.uint64(56)
 
-# %% ../../nbs/engine/splitting.ipynb #cbe7d298
+# %% ../../nbs/engine/splitting.ipynb #c7a10014
 @kernel(inline=True)
 def same_bytes(
     a, # uint8
@@ -349,84 +349,90 @@ def same_bytes(
         if load8(a, i+k) != load8(b, j+k): return False
     return load8(a, i+n-8) == load8(b, j+n-8)
 
+
+# %% ../../nbs/engine/splitting.ipynb #cbe7d298
 @kernel(inline=True)
-def find_row(
+def find_slot(
     a, # First number of the chunk's key
     b, # Second number
     data, # Where it stands, uint8
     start, # Where it begins
     end, # Where it ends
-    rows, # Of the table, (rows,4) uint64
-    held, # The bytes of its chunks, uint8
+    slots, # Of the table, (size,) int32
+    rows, # Of its chunks, (chunks,3) uint64
+    held, # Their bytes, uint8
     begin, # Where each begins, int64
 ): # uint64
-    "The row of a chunk in a table, or the empty row where it belongs, in a kernel"
-    i = first_row(a, b, len(rows))
-    while rows[i,1]:
-        if rows[i,0] == a and rows[i,1] == b:
-            if b < LONG_KEY or same_bytes(data, start, held, begin[rows[i,2]], end - start): return i
-        i = (i + _1) & np.uint64(len(rows) - 1)
+    "The slot of a chunk in a table, or the free slot where it belongs, in a kernel"
+    i = first_row(a, b, len(slots))
+    while slots[i] >= 0:
+        k = np.uint64(slots[i])
+        if rows[k,0] == a and rows[k,1] == b:
+            if b < LONG_KEY or same_bytes(data, start, held, begin[k], end - start): return i
+        i = (i + _1) & np.uint64(len(slots) - 1)
     return i
 
 # %% ../../nbs/engine/splitting.ipynb #12fd38d1
 @kernel
-def _number(data, start, ends, longest, rows, held, begin, n, numbers):
+def _number(data, start, ends, longest, slots, rows, held, begin, n, numbers):
     "Number the chunks that end at `ends`, add new ones to the table, and return how many it holds"
     for c in range(len(ends)):
         end = ends[c]
         if end - start > longest: numbers[c] = -1
         else:
             a,b = chunk_key(data, start, end)
-            i = find_row(a, b, data, start, end, rows, held, begin)
-            if not rows[i,1]:
-                rows[i,0],rows[i,1],rows[i,2] = a,b,n
+            i = find_slot(a, b, data, start, end, slots, rows, held, begin)
+            if slots[i] < 0:
+                slots[i] = n
+                rows[n,0],rows[n,1],rows[n,2] = a,b,0
                 for j in range(end - start): held[begin[n]+j] = data[start+j]
                 n += 1
                 begin[n] = begin[n-1] + end - start
-            numbers[c] = rows[i,2]
-            rows[i,3] += _1
+            k = np.uint64(slots[i])
+            numbers[c] = k
+            rows[k,2] += _1
         start = end
     return n
 
 # %% ../../nbs/engine/splitting.ipynb #f0c047c2
 @kernel
-def _move_rows(old, new):
-    "Put the rows of a table into a larger one"
-    for j in range(len(old)):
-        if old[j,1]:
-            i = first_row(old[j,0], old[j,1], len(new))
-            while new[i,1]: i = (i + _1) & np.uint64(len(new) - 1)
-            for k in range(4): new[i,k] = old[j,k]
+def _enter(rows, slots):
+    "Put the numbers of chunks into free slots"
+    for k in range(len(rows)):
+        i = first_row(rows[k,0], rows[k,1], len(slots))
+        while slots[i] >= 0: i = (i + _1) & np.uint64(len(slots) - 1)
+        slots[i] = k
 
 def with_room(
-    a:np.ndarray, # With one dimension
-    n:int, # How many places there must be
+    a:np.ndarray, # Any array
+    n:int, # How many rows there must be
 )->np.ndarray: # The same array, or a larger one that begins with it
     "Make room in an array, twice as much as there was or more"
-    return a if len(a) >= n else np.concatenate([a, np.empty(max(n, 2*len(a)) - len(a), a.dtype)])
+    if len(a) >= n: return a
+    res = np.empty((max(n, 2*len(a)), *a.shape[1:]), a.dtype)
+    res[:len(a)] = a    # and no more: memory that is never touched is never taken from the system
+    return res
 
 # %% ../../nbs/engine/splitting.ipynb #ef117d78
 class ChunkTable:
     "The different chunks of texts, numbered in the order in which they first occur, and counted"
     def __init__(self):
-        self.n,self.rows = 0,np.zeros((64, 4), np.uint64)
-        self.held,self.begin = np.empty(64, np.uint8),np.zeros(64, np.int64)
+        self.n,self.slots,self.rows = 0,np.full(64, -1, np.int32),np.empty((32, 3), np.uint64)
+        self.held,self.begin = np.empty(64, np.uint8),np.zeros(33, np.int64)
 
     def __len__(self): return self.n
-
 
 # %% ../../nbs/engine/splitting.ipynb #1fd46690
 @patch
 def _make_room(self:ChunkTable, n_chunks, n_bytes):
     "Make room for so many more chunks, and so many bytes in them"
-    rows = len(self.rows)
-    while 4*(self.n + n_chunks) > 3*rows: rows *= 2
-    if rows > len(self.rows):
-        old,self.rows = self.rows,np.zeros((rows, 4), np.uint64)
-        _move_rows(old, self.rows)
+    most,size = self.n + n_chunks,len(self.slots)
+    while size < 2*most: size *= 2
+    if size > len(self.slots):
+        self.slots = np.full(size, -1, np.int32)
+        if self.n: _enter(self.rows[:self.n], self.slots)
+    self.rows,self.begin = with_room(self.rows, most),with_room(self.begin, most + 1)
     self.held = with_room(self.held, self.begin[self.n] + n_bytes)
-    self.begin = with_room(self.begin, self.n + n_chunks + 1)
-
 
 # %% ../../nbs/engine/splitting.ipynb #d25ef28c
 @patch
@@ -439,22 +445,16 @@ def number(self:ChunkTable,
     "Number and count chunks, as `chunk_blocks` gives them"
     self._make_room(len(ends), min(ends[-1] - start, longest*len(ends)) if len(ends) else 0)
     numbers = np.empty(len(ends), np.int32)
-    self.n = _number(data, start, ends, longest, self.rows, self.held, self.begin, self.n, numbers)
+    arrays = self.slots,self.rows,self.held,self.begin
+    self.n = _number(data, start, ends, longest, *arrays, self.n, numbers)
     return numbers
 
 
 # %% ../../nbs/engine/splitting.ipynb #b8988d30
-@kernel
-def _counts(rows, res):
-    "Write how often each chunk was seen to the place of its number"
-    for i in range(len(rows)):
-        if rows[i,1]: res[rows[i,2]] = rows[i,3]
-
 @patch(as_prop=True)
 def counts(self:ChunkTable)->np.ndarray: # (number of chunks,) int64
     "How often each chunk was seen"
-    _counts(self.rows, res := np.empty(self.n, np.int64))
-    return res
+    return self.rows[:self.n,2].astype(np.int64)
 
 @patch(as_prop=True)
 def chunks(self:ChunkTable)->list[bytes]: # In the order of their numbers
@@ -464,12 +464,11 @@ def chunks(self:ChunkTable)->list[bytes]: # In the order of their numbers
 
 # %% ../../nbs/engine/splitting.ipynb #2987b189
 @kernel
-def _find(data, starts, ends, rows, held, begin, numbers):
+def _find(data, starts, ends, slots, rows, held, begin, numbers):
     "The numbers of chunks, or -1 for those that are not in the table"
     for c in range(len(ends)):
         a,b = chunk_key(data, starts[c], ends[c])
-        i = find_row(a, b, data, starts[c], ends[c], rows, held, begin)
-        numbers[c] = np.int64(rows[i,2]) if rows[i,1] else -1
+        numbers[c] = slots[find_slot(a, b, data, starts[c], ends[c], slots, rows, held, begin)]
 
 @patch
 def find(self:ChunkTable,
@@ -479,5 +478,5 @@ def find(self:ChunkTable,
 )->np.ndarray: # The number of each chunk, or -1 if it is not in the table, int32
     "Look chunks up without adding them"
     numbers = np.empty(len(ends), np.int32)
-    _find(data, starts, ends, self.rows, self.held, self.begin, numbers)
+    _find(data, starts, ends, self.slots, self.rows, self.held, self.begin, numbers)
     return numbers

@@ -52,14 +52,15 @@ def token_stream(
     texts:list[str], # Documents
     ended:bool=True, # Whether the last one ends here
     threads:int|None=None, # How many pieces to encode at the same time (default: as there are processors, up to 4)
-): # Arrays of ids, and the text that each stands for
+): # Arrays of ids, and the text that each stands for; together the documents, parted by `<|endoftext|>`
     "Encode documents piece by piece, each followed by the token that ends it"
     threads = threads or min(os.cpu_count() or 1, 4)
     end = np.array([tokenizer.special_tokens[END_OF_TEXT]], dtype=np.int32)
     def encode(piece): return tokenizer.encode(piece), piece
     for i,text in enumerate(texts):
         yield from _in_turn(encode, tokenizer.pieces(text), threads)
-        if ended or i < len(texts) - 1: yield end, ''
+        if i < len(texts) - 1: yield end, END_OF_TEXT
+    if ended: yield end, ''
 
 # %% ../../nbs/workshop/dataset.ipynb #e3271ba8
 def compressor_bits(
@@ -100,19 +101,16 @@ def id_type(
     return np.dtype('<u2' if n_vocab <= 2**16 else '<u4')
 
 # %% ../../nbs/workshop/dataset.ipynb #0f0eaf05
-def _in_bytes(texts, size=1<<20):
-    "The UTF-8 bytes of texts, some at a time"
-    for text in texts:
-        for i in range(0, len(text), size): yield text[i:i+size].encode()
-
-def _write_ids(file, tokenizer, texts, ended, bar):
+def _write_ids(file, tokenizer, texts, ended, digest, bar):
     "Write a part of the corpus to an open file, and count what it holds"
     n = n_bytes = 0
-    for ids,piece in token_stream(tokenizer, texts, ended):
+    for ids,text in token_stream(tokenizer, texts, ended):
+        data = text.encode()
+        digest.update(data)
         file.write(ids.astype(id_type(tokenizer.n_vocab)))
-        n,n_bytes = n + len(ids),n_bytes + len(piece.encode())
-        bar.update(len(piece))
-    return dict(ids=n, bytes=n_bytes)
+        n,n_bytes = n + len(ids),n_bytes + len(data)
+        bar.update(len(text))
+    return dict(ids=n, bytes=n_bytes - len(END_OF_TEXT)*(len(texts) - 1))
 
 # %% ../../nbs/workshop/dataset.ipynb #f4acbf37
 def _written(file, dtype):
@@ -121,6 +119,11 @@ def _written(file, dtype):
     return np.fromfile(file.name, np.dtype(dtype).newbyteorder('<'))
 
 # %% ../../nbs/workshop/dataset.ipynb #33b2ed85
+def _in_bytes(texts, size=1<<20):
+    "The UTF-8 bytes of texts, some at a time"
+    for text in texts:
+        for i in range(0, len(text), size): yield text[i:i+size].encode()
+
 def corpus_digest(
     texts:list[str], # The documents of a corpus
 )->str: # Hexadecimal digits
@@ -134,13 +137,13 @@ def _own(file, tokenizer):
     "What is kept of a tokenizer: the file as it is, or ours, if it is another's"
     return model_text(tokenizer).encode() if file.suffix == '.json' else file.read_bytes()
 
-def _facts(tokenizer, file, texts, name):
-    "What meta.json says before encoding: what the files are made of"
+def _facts(tokenizer, file, digest, name):
+    "What meta.json says of what the files are made of"
     called = f'{file.parent.name}/{file.name}' if file.stem == 'tokenizer' else file.name
     return dict(format='mini_llm token files', version=1,
                 n_vocab=tokenizer.n_vocab, dtype=id_type(tokenizer.n_vocab).name,
                 tokenizer=dict(name=called, sha256=sha256(_own(file, tokenizer))),
-                corpus=dict(name=name, sha256=corpus_digest(texts)))
+                corpus=dict(name=name, sha256=digest))
 
 # %% ../../nbs/workshop/dataset.ipynb #e3321486
 def encode_corpus(
@@ -157,11 +160,12 @@ def encode_corpus(
     if END_OF_TEXT not in tok.special_tokens: raise ValueError(
         f"{file} has no token {END_OF_TEXT!r} to end a document with; train it with special_tokens=[END_OF_TEXT]")
     train, val = split_texts(texts, train_split)
-    meta = dict(name=out.name, **_facts(tok, file, texts, name or out.name), train_split=train_split)
-    bar = progress_bar(progress, total=size, desc='encode', unit='char', unit_scale=True)
+    digest,total = hashlib.sha256(),size + len(END_OF_TEXT)*(len(texts) - 1)
+    bar = progress_bar(progress, total=total, desc='encode', unit='char', unit_scale=True)
     with bar, atomic_open(out/'train.bin') as f, atomic_open(out/'val.bin') as g:
-        meta['train'] = _write_ids(f, tok, train, False, bar)
-        meta['val'] = _write_ids(g, tok, val, True, bar)
+        parts = dict(train=_write_ids(f, tok, train, False, digest, bar), val=_write_ids(g, tok, val, True, digest, bar))
+        facts = _facts(tok, file, digest.hexdigest(), name or out.name)
+        meta = dict(name=out.name, **facts, train_split=train_split, **parts)
         if size <= 5_000_000:
             ids = _written(f, meta['dtype']), _written(g, meta['dtype'])
             counted = ngram_bits(*ids, tok.n_vocab, meta['val']['bytes'])

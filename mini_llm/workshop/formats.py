@@ -103,8 +103,8 @@ class _Reader:
         if self.n <= len(self.lines): self.fail("the file goes on after its end")
 
 # %% ../../nbs/workshop/formats.ipynb #d9ed90d5
-_BYTE = re.compile(rf'{_NUMBER} ({_QUOTED})()()')
-_MERGED = re.compile(rf'{_NUMBER} ({_QUOTED}) = ([0-9]+(?: \+ [0-9]+)*)(?:, {_NUMBER} times)?')
+_BYTE = rf'{_NUMBER} ({_QUOTED})()()'
+_MERGED = rf'{_NUMBER} ({_QUOTED}) = ([0-9]+(?: \+ [0-9]+)*)(?:, {_NUMBER} times)?'
 
 def _read_token(reader, ranks):
     "One token, what it is made of, and its count, checked against the tokens before it"
