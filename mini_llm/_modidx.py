@@ -601,6 +601,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                   'mini_llm/engine/splitting.py'),
                                            'mini_llm.engine.splitting._number': ( 'engine/splitting.html#_number',
                                                                                   'mini_llm/engine/splitting.py'),
+                                           'mini_llm.engine.splitting._point': ( 'engine/splitting.html#_point',
+                                                                                 'mini_llm/engine/splitting.py'),
                                            'mini_llm.engine.splitting._rare_key': ( 'engine/splitting.html#_rare_key',
                                                                                     'mini_llm/engine/splitting.py'),
                                            'mini_llm.engine.splitting._run': ('engine/splitting.html#_run', 'mini_llm/engine/splitting.py'),

@@ -299,7 +299,7 @@ def _pieces(texts, size):
 
 def pieces(
     texts:str|Iterable[str], # A text, or its parts one after another, such as the lines of an open file
-    size:int=1_000_000, # Characters in a piece, or a little more
+    size:int=250_000, # Characters in a piece, or a little more
 )->Iterator[str]: # Parts which joined give back the text
     "Cut a text where a line has ended and another begins"
     return _pieces(as_texts(texts), min(number('size', size, least=1), 2**62))

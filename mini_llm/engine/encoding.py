@@ -341,13 +341,14 @@ class Memory:
         ranks:Ranks, # Of the vocabulary
     ):
         self.of = ranks
-        self.forget()
+        self.known = Known(np.zeros(0, np.uint64), np.empty(0, np.uint8), np.zeros(2, np.int64))
         self.asked = np.empty(2*STEP, np.uint64),np.empty(STEP, np.uint64)
         self.how = ranks.tokens,ranks.joins,(np.empty(LONGEST+4, np.int32), np.empty(LONGEST, np.int64))
 
     def forget(self):
         "Know nothing but the vocabulary"
-        self.known = Known(np.zeros(0, np.uint64), np.empty(0, np.uint8), np.zeros(2, np.int64))
+        self.known.rows.fill(0)
+        self.known.used.fill(0)
 
     @property
     def nbytes(self):

@@ -161,13 +161,22 @@ def _after(bits): return bits << _1
 def _lowest(bits): return bits & (~bits + _1)
 
 # %% ../../nbs/engine/splitting.ipynb #2b5d0004
+@kernel(inline=True)
+def _point(x):
+    "Code point and width of the character, not of ASCII, with which the eight bytes `x` begin"
+    first,second,third,fourth = x & 0xff,x >> 8 & 0x3f,x >> 16 & 0x3f,x >> 24 & 0x3f
+    if first < 0xe0: return (first & 0x1f) << 6 | second, 2
+    if first < 0xf0: return (first & 0x0f) << 12 | second << 6 | third, 3
+    return (first & 0x07) << 18 | second << 12 | third << 6 | fourth, 4
+
 @kernel
 def _beyond(data, i, rest, classes, letter, number, space, other):
     "Add the kinds of those characters whose bits are in `rest`; last, where there is a number or a space"
     stop = _0
     while rest:
         k = zeros_below(rest)
-        kind,width = _look(data, i + np.int64(k), classes)
+        point,width = _point(np.int64(load8(data, i + np.int64(k))))
+        kind = classes[point]
         bits = ((_1 << np.uint64(width)) - _1) << k
         if kind == LETTER: letter |= bits
         elif kind == OTHER: other |= bits
@@ -240,7 +249,7 @@ def _write_ends(bits, i, ends, n):
 def _fill_ends_wide(data, words, start, classes, to_end, ends):
     "The same as `_fill_ends`, 64 bytes at a time"
     i,n = start,0
-    while i + 64 <= len(data) and n + 64 < len(ends):
+    while i + 72 <= len(data) and n + 64 < len(ends):
         k = _kinds(data, i, classes)
         bits = _begins(k) & _sure(k) & ~_1
         if bits:
