@@ -301,9 +301,10 @@ def _enter_all(pairs):
 
 def _enlarged(pairs, heap, size):
     "The same pairs and heap with a table of `size` slots, a power of two, and room for half as many pairs"
-    pairs = pairs._replace(slots=np.full(size, -1, np.int32), notes=with_room(pairs.notes, size//2))
+    notes,rows = pairs.notes[:pairs.used[_ROWS]],heap.rows[:heap.used[0]]
+    pairs = pairs._replace(slots=np.full(size, -1, np.int32), notes=with_room(notes, size//2))
     _enter_all(pairs)
-    return pairs, heap._replace(rows=with_room(heap.rows, size//2))
+    return pairs, heap._replace(rows=with_room(rows, size//2))
 
 def _all_pairs(words):
     "Notes of all pairs of all words, and an empty heap"
