@@ -196,7 +196,7 @@ def merges(self:Ranks)->list[tuple[int,...]]: # The ids that were merged into 25
 # %% ../../nbs/engine/encoding.ipynb #aa12fb8f
 class Known(NamedTuple):
     "What is known of chunks"
-    rows:np.ndarray # (4*size,) uint64: of each chunk its key and ids, or its key, 15 << 60 | n, and the place of its n ids
+    rows:np.ndarray # (4*size,) uint64: of each chunk its key and its ids, or 15 << 60 | n and the place of its n ids
     more:np.ndarray # uint8: ids of odd chunks, each followed by the bytes of the chunk if that is long
     used:np.ndarray # (2,) int64, how many rows are taken, and how many bytes of `more`
 
@@ -223,9 +223,9 @@ def _token(a, b, data, start, end, tokens):
     i,tag,last = first_row(a, b, len(tokens.slots)),key_tag(a, b),np.uint64(len(tokens.slots) - 1)
     while tokens.tags[i]:
         if tokens.tags[i] == tag:
-            k = np.uint64(tokens.slots[i])
+            k = np.int64(tokens.slots[i])
             if tokens.rows[k,0] == a and tokens.rows[k,1] == b:
-                if b < LONG_KEY or same_bytes(data, start, tokens.held, tokens.begin[k], end - start): return np.int64(k)
+                if b < LONG_KEY or same_bytes(data, start, tokens.held, tokens.begin[k], end - start): return k
         i = (i + _1) & last
     return -1
 

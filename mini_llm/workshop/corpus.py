@@ -219,7 +219,8 @@ def read_text(
     if name == 'standard input' and sys.stdin is None: raise ValueError("standard input is closed")
     data = sys.stdin.buffer.read() if name == 'standard input' else Path(path).read_bytes()
     text = text_of(data, name, encoding)
-    if not text or text.isspace(): raise ValueError(f"{name} is empty: {len(data):,} bytes, no text; a corpus needs some pages")
+    if not text or text.isspace():
+        raise ValueError(f"{name} is empty: {len(data):,} bytes, no text; a corpus needs some pages")
     return text
 
 # %% ../../nbs/workshop/corpus.ipynb #834bd581

@@ -163,9 +163,9 @@ def encode_corpus(
     digest,total = hashlib.sha256(),size + len(END_OF_TEXT)*(len(texts) - 1)
     bar = progress_bar(progress, total=total, desc='encode', unit='char', unit_scale=True)
     with bar, atomic_open(out/'train.bin') as f, atomic_open(out/'val.bin') as g:
-        parts = dict(train=_write_ids(f, tok, train, False, digest, bar), val=_write_ids(g, tok, val, True, digest, bar))
+        counts = [_write_ids(f, tok, train, False, digest, bar), _write_ids(g, tok, val, True, digest, bar)]
         facts = _facts(tok, file, digest.hexdigest(), name or out.name)
-        meta = dict(name=out.name, **facts, train_split=train_split, **parts)
+        meta = dict(name=out.name, **facts, train_split=train_split, train=counts[0], val=counts[1])
         if size <= 5_000_000:
             ids = _written(f, meta['dtype']), _written(g, meta['dtype'])
             counted = ngram_bits(*ids, tok.n_vocab, meta['val']['bytes'])
