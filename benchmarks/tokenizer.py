@@ -69,7 +69,7 @@ print(time.perf_counter() - start)
 OURS = """
 import os, sys, time
 from mini_llm.workshop.commands import dataset_command
-text, model, tokenizer, out = sys.argv[1:]
+text, model, out = sys.argv[1:]
 os.mkdir(out)
 os.chdir(out)
 start = time.perf_counter()
@@ -80,7 +80,7 @@ print(time.perf_counter() - start)
 THEIRS = """
 import sys, time
 import awkward, gigatoken, numpy
-text, model, tokenizer, out = sys.argv[1:]
+text, tokenizer, out = sys.argv[1:]
 start = time.perf_counter()
 ids = gigatoken.Tokenizer(tokenizer).encode_files(gigatoken.TextFileSource([text]))
 numpy.asarray(awkward.flatten(ids, axis=None)).astype('<u2').tofile(out)
@@ -205,12 +205,12 @@ def file_rows():
         write(path := Path(folder)/'invented.txt', 300_000_000)
         tok = Tokenizer(globals()['tok'].vocab, special_tokens=[END_OF_TEXT])
         tok.save(model := Path(folder)/'vocabulary.model')
-        files = path, model, json_file(globals()['tok'], Path(folder)/'tokenizer.json')
+        tokenizer = json_file(globals()['tok'], Path(folder)/'tokenizer.json')
         times = []
         for i in range(REPEATS):
             ours, theirs = Path(folder)/f'ours{i}', Path(folder)/'theirs.bin'
-            times.append((last_number(python(OURS, *files, ours)),
-                          last_number(python(THEIRS, *files, theirs, RAYON_NUM_THREADS='2'))))
+            times.append((last_number(python(OURS, path, model, ours)),
+                          last_number(python(THEIRS, path, tokenizer, theirs, RAYON_NUM_THREADS='2'))))
             if i: shutil.rmtree(ours)
         ids = [np.fromfile(Path(folder)/f'ours0/datasets/ours4096/{o}.bin', '<u2') for o in ('train', 'val')]
         assert np.array_equal(np.concatenate(ids)[:-1], np.fromfile(theirs, '<u2'))    # but for the end of the text

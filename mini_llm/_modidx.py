@@ -1197,8 +1197,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '', 'doc_host': '', 'git_url
                                                                                      'mini_llm/workshop/dataset.py'),
                                            'mini_llm.workshop.dataset._facts': ( 'workshop/dataset.html#_facts',
                                                                                  'mini_llm/workshop/dataset.py'),
-                                           'mini_llm.workshop.dataset._in_bytes': ( 'workshop/dataset.html#_in_bytes',
-                                                                                    'mini_llm/workshop/dataset.py'),
                                            'mini_llm.workshop.dataset._in_turn': ( 'workshop/dataset.html#_in_turn',
                                                                                    'mini_llm/workshop/dataset.py'),
                                            'mini_llm.workshop.dataset._map_ids': ( 'workshop/dataset.html#_map_ids',

@@ -216,7 +216,8 @@ def decode_bytes(self:Tokenizer,
     ids:Iterable[int], # Token ids: a list, an array or a tensor with one dimension
 )->bytes: # The bytes they stand for
     "Turn ids into bytes"
-    try: return self._of.lay_out(as_ids(ids), {i: s.encode() for s,i in self.special_tokens.items()})
+    ids = as_ids(ids)
+    try: return self._of.lay_out(ids, {i: s.encode() for s,i in self.special_tokens.items()})
     except KeyError as e:
         raise ValueError(f"unknown token id {e}; ids run from 0 to {self.n_vocab-1}") from None
 

@@ -99,7 +99,7 @@ def chunk_blocks(
     text:str, # Any text
     pattern:str=GPT4_PATTERN, # Each match of it is a chunk
     size:int=1<<14, # Chunks in a block
-    data:bytes|None=None, # The text in UTF-8, if it is known
+    data:bytes|memoryview|None=None, # The text in UTF-8, if it is known, kept for as long as the blocks
 ): # The text (uint8), where the first chunk of a block begins, and where each ends (int64)
     "Find the chunks of a text, block by block"
     data = text.encode('utf-8', 'surrogatepass') if data is None else data

@@ -490,6 +490,9 @@ def test_offsets_know_two_units(tok):
     with pytest.raises(ValueError, match="unit='tokens'"): tok.offsets([1], 'tokens')
     with pytest.raises(ValueError, match='unknown token id 1025'): tok.offsets([1025])
 
+def test_an_error_of_the_caller_stays_his_own(tok):
+    with pytest.raises(KeyError, match='Sancho'): tok.decode({}[o] for o in ['Sancho'])
+
 @examples
 @given(st.lists(st.integers(0, 1024)) | any_text | plain_text)
 def test_a_stream_of_ids_becomes_text_as_soon_as_it_can(tok, ids):

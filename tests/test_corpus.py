@@ -402,3 +402,14 @@ def test_a_changed_book_is_refused_and_kept(library, tmp_path):
 @pytest.mark.parametrize('number', [0, -3])
 def test_numbers_begin_at_one(tmp_path, number):
     with pytest.raises(ValueError, match='numbered from 1'): gutenberg(number, tmp_path)
+
+
+def test_utf16_that_was_taken_for_latin1_is_not_read_as_utf16():
+    data = 'ÿþ'.encode() + 'hola mundo\n'.encode('utf-16-le')*30
+    with pytest.raises(ValueError, match='UTF-16 that was taken for Latin-1'): text_of(data, 'x')
+    with pytest.raises(ValueError, match='is not UTF-8 text: byte 0xff'): text_of(data + b'\xff\0', 'x')
+
+
+def test_the_oldest_books_do_not_name_gutenberg_at_their_mark():
+    text = 'legal\n*END*THE SMALL PRINT! FOR PUBLIC DOMAIN ETEXTS*Ver.04.29.93*END*\nEn un lugar de la Mancha\n'
+    with pytest.warns(UserWarning, match='its licence'): assert without_licence(text) == 'En un lugar de la Mancha\n'

@@ -159,13 +159,12 @@ class Ranks:
 
     def join(self,
         chunk:bytes, # Not looked up as a whole
-        below:int=NO_LIMIT, # Only ids smaller than this are used
     )->np.ndarray: # Ids, int32
         "Join the bytes of a chunk, lowest rank first"
         data,n = np.frombuffer(chunk, np.uint8),len(chunk)
-        if n > LONGEST and below == NO_LIMIT: return self._join_long(data)
+        if n > LONGEST: return self._join_long(data)
         ids,scores = np.empty(n, np.int32),np.empty(n, np.int64)
-        return ids[:_join(data, self.joins, below, ids, scores)]
+        return ids[:_join(data, self.joins, NO_LIMIT, ids, scores)]
 
 
 # %% ../../nbs/engine/encoding.ipynb #c3474233
@@ -352,7 +351,7 @@ class Memory:
 
     @property
     def nbytes(self):
-        "Size of all that is remembered"
+        "Size of the room for what is remembered"
         return self.known.rows.nbytes + self.known.more.nbytes
 
 
@@ -387,7 +386,7 @@ def encode(self:Memory,
 @patch
 def _make_room(self:Memory, ends, start, limit):
     "Room for some chunks more, even if all that is remembered has to be forgotten for it"
-    if self.nbytes > max(limit, self.least): self.forget()
+    if 2*self.nbytes > max(limit, self.least): self.forget()
     self.known = _larger(self.known, len(ends), int(min(ends[-1] - start, LONGEST*len(ends))))
 
 

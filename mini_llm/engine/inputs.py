@@ -106,6 +106,7 @@ def as_vocab(
     if set(res[:256]) != {bytes([i]) for i in range(256)}:
         raise ValueError("the first 256 entries of a vocabulary must be the 256 single bytes")
     if len(set(res)) < len(res) or b'' in res: raise ValueError("a token is empty or stands twice")
+    if len(res) > 2**28: raise ValueError(f"a vocabulary of {len(res):,} tokens is too large; at most there are 2**28")
     return res
 
 def as_counts(

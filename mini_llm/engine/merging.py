@@ -95,7 +95,6 @@ def _lay_out(held, begin, ids, borders):
 def _as_words(chunks, ids_to):
     "The chunks of a table as ids below `ids_to`, at first their bytes"
     begin,weights,held = chunks.begin[:len(chunks)+1],chunks.counts,chunks.held
-    del chunks # a large table makes room, if nobody else needs it
     n,kind = int(begin[-1]) + len(begin),np.uint16 if ids_to < 2**16 else np.int32
     ids,borders = np.empty(n, kind),np.zeros((n//64 + 1, 2), np.uint64)
     ids[0] = np.iinfo(kind).max

@@ -154,8 +154,9 @@ _IMPROPER = { # what, as a pattern: how many in a character are too many
     'control characters': ('[\1-\x08\x0e-\x1a\x7f]', 1e-3),
     'the control characters that come of taking Windows-1252 for Latin-1': ('[\x80-\x84\x86-\x9f]', 1e-4)}
 
+# %% ../../nbs/workshop/corpus.ipynb #c0a500a2
 def _clean(text, size=1<<18):
-    "Whether a text has none of these, found out quickly"
+    "Whether a text has none of these; False if it may have some"
     for i in range(0, len(text), size):
         points = np.frombuffer(text[i:i+size].encode('utf-32-le', 'surrogatepass'), '<u4')
         if ((points < 9) | (points - 14 < 13) | (points - 0x7f < 0x21) | (points - 0xd800 < 0x800)).any(): return False
@@ -190,7 +191,8 @@ def _decoded(data):
     except ValueError as e: text,bad = '',str(e)
     if (kind := _signature(data)) and (bad or kind[0] in _DOCUMENTS.values() or re.search(b'[\0-\x08]', data)):
         raise ValueError(f"is {kind[0]}, not a text: {kind[1]}")
-    twice = not bad and text.startswith(('ÿþ', 'þÿ'))
+    twice = data.startswith((b'\xc3\xbf\xc3\xbe', b'\xc3\xbe\xc3\xbf'))    # UTF-16 that was taken for Latin-1
+    if twice and bad: raise ValueError(bad)
     if b'\0' in data and not twice and (code := _wide(data, not bad)): return _strictly(data, code), code[:6].upper()
     return (_strictly(data, _recognise(data, bad)), 'Windows-1252') if bad else (text, '')
 
@@ -257,7 +259,7 @@ def without_licence(
     name:str='the text', # What to call it
 )->str: # The same without Project Gutenberg's licence
     "Leave out the licence around a book of Project Gutenberg, and say so"
-    if not ('utenberg' in text or 'UTENBERG' in text): return text
+    if not any(o in text for o in ('utenberg', 'UTENBERG', 'SMALL PRINT!')): return text
     cuts = list(_licences(text))
     if any(b - a > 60_000 for a,b in cuts): raise ValueError(
         f"{name} has marks of Project Gutenberg, and more text outside of them than a licence has; take it out by hand")

@@ -52,7 +52,7 @@ def token_stream(
     texts:list[str], # Documents
     ended:bool=True, # Whether the last one ends here
     threads:int|None=None, # How many pieces to encode at the same time (default: as there are processors, up to 4)
-): # Arrays of ids, and the text that each stands for; together the documents, parted by `<|endoftext|>`
+): # Arrays of ids, and the text that each stands for; the last end stands for none
     "Encode documents piece by piece, each followed by the token that ends it"
     threads = threads or min(os.cpu_count() or 1, 4)
     end = np.array([tokenizer.special_tokens[END_OF_TEXT]], dtype=np.int32)
@@ -60,7 +60,7 @@ def token_stream(
     for i,text in enumerate(texts):
         yield from _in_turn(encode, tokenizer.pieces(text), threads)
         if i < len(texts) - 1: yield end, END_OF_TEXT
-    if ended: yield end, ''
+    if ended and texts: yield end, ''
 
 # %% ../../nbs/workshop/dataset.ipynb #e3271ba8
 def compressor_bits(
@@ -119,30 +119,26 @@ def _written(file, dtype):
     return np.fromfile(file.name, np.dtype(dtype).newbyteorder('<'))
 
 # %% ../../nbs/workshop/dataset.ipynb #33b2ed85
-def _in_bytes(texts, size=1<<20):
-    "The UTF-8 bytes of texts, some at a time"
-    for text in texts:
-        for i in range(0, len(text), size): yield text[i:i+size].encode()
-
 def corpus_digest(
     texts:list[str], # The documents of a corpus
 )->str: # Hexadecimal digits
     "The SHA-256 of a corpus, its documents parted by `<|endoftext|>`"
     digest = hashlib.sha256()
     for i,text in enumerate(texts):
-        for part in _in_bytes([END_OF_TEXT, text] if i else [text]): digest.update(part)
+        if i: digest.update(END_OF_TEXT.encode())
+        for j in range(0, len(text), 1 << 20): digest.update(text[j:j+(1<<20)].encode())
     return digest.hexdigest()
 
 def _own(file, tokenizer):
     "What is kept of a tokenizer: the file as it is, or ours, if it is another's"
     return model_text(tokenizer).encode() if file.suffix == '.json' else file.read_bytes()
 
-def _facts(tokenizer, file, digest, name):
-    "What meta.json says of what the files are made of"
+def _facts(tokenizer, file, own, digest, name):
+    "The facts in meta.json about tokenizer and corpus"
     called = f'{file.parent.name}/{file.name}' if file.stem == 'tokenizer' else file.name
     return dict(format='mini_llm token files', version=1,
                 n_vocab=tokenizer.n_vocab, dtype=id_type(tokenizer.n_vocab).name,
-                tokenizer=dict(name=called, sha256=sha256(_own(file, tokenizer))),
+                tokenizer=dict(name=called, sha256=sha256(own)),
                 corpus=dict(name=name, sha256=digest))
 
 # %% ../../nbs/workshop/dataset.ipynb #e3321486
@@ -160,18 +156,19 @@ def encode_corpus(
     if END_OF_TEXT not in tok.special_tokens: raise ValueError(
         f"{file} has no token {END_OF_TEXT!r} to end a document with; train it with special_tokens=[END_OF_TEXT]")
     train, val = split_texts(texts, train_split)
+    own = _own(file, tok)
     digest,total = hashlib.sha256(),size + len(END_OF_TEXT)*(len(texts) - 1)
     bar = progress_bar(progress, total=total, desc='encode', unit='char', unit_scale=True)
     with bar, atomic_open(out/'train.bin') as f, atomic_open(out/'val.bin') as g:
         counts = [_write_ids(f, tok, train, False, digest, bar), _write_ids(g, tok, val, True, digest, bar)]
-        facts = _facts(tok, file, digest.hexdigest(), name or out.name)
+        facts = _facts(tok, file, own, digest.hexdigest(), name or out.name)
         meta = dict(name=out.name, **facts, train_split=train_split, train=counts[0], val=counts[1])
         if size <= 5_000_000:
             ids = _written(f, meta['dtype']), _written(g, meta['dtype'])
             counted = ngram_bits(*ids, tok.n_vocab, meta['val']['bytes'])
             meta['reference_bits'] = counted | compressor_bits(''.join(train), ''.join(val))
         (out/'meta.json').unlink(missing_ok=True)
-    write_atomic(out/'tokenizer.model', _own(file, tok))
+    write_atomic(out/'tokenizer.model', own)
     write_atomic(out/'meta.json', json.dumps(meta, indent=1) + '\n')   # plain ASCII, whatever names hold
     return out
 
